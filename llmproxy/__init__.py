@@ -1,0 +1,1 @@
+"""llmproxy: a faithful, streaming reverse proxy between applications and LLM providers."""

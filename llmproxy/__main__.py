@@ -1,0 +1,178 @@
+"""The ``llmproxy`` command, and ``python -m llmproxy``.
+
+Thin: it reads the command line and calls the one place where each thing is done. ``run`` ends in twistd, so
+that the proxy started here and the one started with ``twistd -n llmproxy`` are the same service. The rule:
+what one command needs is imported by that command, because a start is counted in milliseconds.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
+
+DEFAULT_SIMULATOR_PORT: Final = 9010
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaint is one line, without the usage in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help tells more)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0, 1 when it failed, 2 when it was asked for wrongly."""
+    parser = _arguments()
+    given = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace, Mapping[str, str]], int] = given.command
+    try:
+        return command(given, os.environ)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (`llmproxy show-config | head`). Python would complain once
+        # more when it flushes at exit, so standard output is turned away first.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Start the proxy in the foreground, as twistd -n llmproxy does."""
+    from twisted.scripts import twistd
+
+    options = (("port", given.port), ("config", given.config), ("environment", given.environment))
+    passed_on = [f"--{name}={value}" for name, value in options if value is not None]
+    # A process in the foreground is known to whoever started it; a pid file would only be in the way of a
+    # second one.
+    sys.argv = ["twistd", "--nodaemon", "--pidfile=", "llmproxy", *passed_on]
+    twistd.run()
+    return 0
+
+
+def check_config(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Say whether a configuration would start."""
+    from llmproxy.config import report
+
+    if given.files and given.environment:
+        return _failed("llmproxy check-config: give files or --environment, not both")
+    return report.check_config(
+        given.files, environ=environ, cwd=os.getcwd(), environment=given.environment, out=sys.stdout
+    )
+
+
+def show_config(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Show every value in use, and where it comes from."""
+    from llmproxy.config import report
+
+    return report.show_config(
+        environ=environ,
+        cwd=os.getcwd(),
+        config_file=given.config,
+        environment=given.environment,
+        out=sys.stdout,
+    )
+
+
+def key_id(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Print the credential id of the key on standard input: the name that the key has in logs."""
+    from llmproxy.config import ConfigError, load
+    from llmproxy.config.paths import identity_secret_file
+    from llmproxy.core.identity import CredentialIds
+    from llmproxy.state.identity_secret import IdentitySecretError, load_or_create
+
+    try:
+        config = load(
+            environ=environ, cwd=os.getcwd(), config_file=given.config, environment=given.environment
+        )
+    except ConfigError as error:
+        return _failed(str(error))
+    key = _read_key()
+    if not key:
+        return _failed("llmproxy key-id: no key on standard input")
+    try:
+        secret = (config.identity.secret or "").encode() or load_or_create(
+            identity_secret_file(config, environ)
+        )
+    except IdentitySecretError as error:
+        return _failed(f"llmproxy key-id: {error}")
+    sys.stdout.write(f"{CredentialIds(secret).credential_id(key)}\n")
+    return 0
+
+
+def simulate(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Run the built-in simulator of the providers in the foreground."""
+    from llmproxy.tap import run_simulator
+
+    run_simulator(port=given.port, host=given.host)
+    return 0
+
+
+def _arguments() -> _Parser:
+    parser = _Parser(prog="llmproxy", description="A reverse proxy between applications and LLM providers.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    one = _command(commands, "run", run)
+    one.add_argument(
+        "--port", metavar="N|ENDPOINT", help="a port, or tcp:9002:interface=127.0.0.1 and its like"
+    )
+    _configuration(one)
+
+    one = _command(commands, "check-config", check_config)
+    one.add_argument("files", nargs="*", metavar="FILE", help="laid over the defaults; none: those in use")
+    one.add_argument("--environment", metavar="NAME", help="use configs/NAME.yml, whatever $ENVIRONMENT says")
+
+    _configuration(_command(commands, "show-config", show_config))
+    _configuration(_command(commands, "key-id", key_id))
+
+    one = _command(commands, "simulate", simulate)
+    one.add_argument(
+        "--port", type=int, metavar="N", default=DEFAULT_SIMULATOR_PORT, help="default: %(default)s"
+    )
+    one.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="default: %(default)s")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[_Parser]",
+    name: str,
+    call: Callable[[argparse.Namespace, Mapping[str, str]], int],
+) -> _Parser:
+    words = (call.__doc__ or "").partition("\n")[0]
+    parser = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+    parser.set_defaults(command=call)
+    return parser
+
+
+def _configuration(parser: _Parser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--config", metavar="FILE", help="use this file alone, over the built-in defaults")
+    which.add_argument(
+        "--environment", metavar="NAME", help="use configs/NAME.yml, whatever $ENVIRONMENT says"
+    )
+
+
+class _Version(argparse.Action):
+    """--version. Not argparse's own, which has to know the text before anybody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from llmproxy.version import describe
+
+        parser.exit(0, f"{describe()}\n")
+
+
+def _read_key() -> bytes:
+    """The key on standard input, without the end of its line. A terminal does not show it."""
+    if sys.stdin.isatty():
+        import getpass
+
+        return getpass.getpass("Key: ").encode()
+    return sys.stdin.buffer.readline().rstrip(b"\r\n")
+
+
+def _failed(words: str) -> int:
+    sys.stderr.write(f"{words}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

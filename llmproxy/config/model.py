@@ -1,0 +1,245 @@
+"""What the program reads: frozen dataclasses, one for each section of the configuration.
+
+The rule: a default is written here and nowhere else. The schema takes it from here, and a test holds
+``configs/base.yml`` against it. What each key means is in docs/configuration.md; units are in the names
+(``_s`` seconds, ``_bytes`` bytes). What may hold a secret is left out of ``repr``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from types import MappingProxyType
+from typing import Final, Literal, TypeVar
+
+from llmproxy.providers import CATALOG, Provider
+
+T = TypeVar("T")
+
+DEFAULT_PORT: Final = 9002
+"""Where the proxy listens when neither an option, nor the environment, nor a file says it."""
+
+LogFormat = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warn", "error", "critical"]
+
+# Fields of answers that a script in a browser may read. The Fetch standard lets it see only a handful by
+# itself, and the SDKs need the request ids, the retry advice and the rate limits. A literal list and not "*",
+# because "*" does not hold for requests with credentials (Fetch, 3.2.3).
+EXPOSED_FIELDS: Final = (
+    "X-LLM-Proxy-Request-ID",
+    "X-LLM-Proxy-Error-Source",
+    "X-LLM-Proxy-Error-Class",
+    "X-Request-ID",
+    "Request-ID",
+    "Retry-After",
+    "Retry-After-Ms",
+    "X-Should-Retry",
+    "X-RateLimit-Limit-Requests",
+    "X-RateLimit-Limit-Tokens",
+    "X-RateLimit-Remaining-Requests",
+    "X-RateLimit-Remaining-Tokens",
+    "X-RateLimit-Reset-Requests",
+    "X-RateLimit-Reset-Tokens",
+    "Anthropic-RateLimit-Requests-Limit",
+    "Anthropic-RateLimit-Requests-Remaining",
+    "Anthropic-RateLimit-Requests-Reset",
+    "Anthropic-RateLimit-Tokens-Limit",
+    "Anthropic-RateLimit-Tokens-Remaining",
+    "Anthropic-RateLimit-Tokens-Reset",
+    "Anthropic-RateLimit-Input-Tokens-Limit",
+    "Anthropic-RateLimit-Input-Tokens-Remaining",
+    "Anthropic-RateLimit-Input-Tokens-Reset",
+    "Anthropic-RateLimit-Output-Tokens-Limit",
+    "Anthropic-RateLimit-Output-Tokens-Remaining",
+    "Anthropic-RateLimit-Output-Tokens-Reset",
+    "Anthropic-Organization-ID",
+    "OpenAI-Organization",
+    "OpenAI-Processing-Ms",
+    "OpenAI-Version",
+    "X-Goog-Upload-URL",
+    "X-Goog-Upload-Control-URL",
+    "X-Goog-Upload-Status",
+    "X-Goog-Upload-Chunk-Granularity",
+)
+
+
+def _no_names() -> Mapping[str, T]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Towards the callers."""
+
+    port: int | str | None = None
+    """A port number, or a Twisted endpoint string taken as it is."""
+    public_url: str | None = None
+    """How callers reach the proxy, without a slash at the end; None: the Host that each caller used."""
+    peek_bytes: int = 1_048_576
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """Towards the providers."""
+
+    pool_size: int = 256
+    """Idle connections kept per origin."""
+    pool_idle_s: float = 45.0
+    connect_timeout_s: float = 10.0
+    first_byte_timeout_s: float = 600.0
+    idle_timeout_s: float = 600.0
+    ca_file: str | None = None
+    """An absolute path once loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who is asking."""
+
+    strip: bool = False
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """Each change that the proxy makes on purpose, and its switch."""
+
+    preserve_host: bool = False
+    via: bool = False
+    x_forwarded_for: bool = False
+    strip_control_fields: bool = True
+    request_id: bool = True
+    accel_buffering: bool = True
+    rewrite_upload_urls: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    """What scripts in browsers may do (Fetch standard, 3.2)."""
+
+    enabled: bool = True
+    allow_origins: tuple[str, ...] = ("*",)
+    allow_methods: tuple[str, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
+    allow_headers: tuple[str, ...] = ("*",)
+    """``"*"``: whatever the preflight asks for."""
+    expose_headers: tuple[str, ...] = EXPOSED_FIELDS
+    max_age_s: int = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """What is written, and how."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "auto"
+    access: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The four limits of one scope; 0 is no limit (in an override: as the base says)."""
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    requests_per_day: int = 0
+    tokens_per_day: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Limits for single keys, users and models, by name. A ``per_key`` name may be a key: not in ``repr``."""
+
+    per_key: Mapping[str, Limits] = field(default_factory=_no_names, repr=False)
+    per_user: Mapping[str, Limits] = field(default_factory=_no_names)
+    per_model: Mapping[str, Limits] = field(default_factory=_no_names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimation:
+    """How input tokens are guessed before the provider counts them."""
+
+    max_sample_bytes: int = 20_000
+    """-1: never look into the body."""
+    bytes_per_token: int = 4
+    chars_per_token: int = 4
+    provider_chars_per_token: Mapping[str, int] = field(
+        default_factory=lambda: MappingProxyType({"openai": 5, "anthropic": 3})
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redis:
+    """Where several proxies would keep their counters together."""
+
+    address: str | None = None
+    password: str | None = field(default=None, repr=False)
+    db: int | None = None
+    url: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimiting:
+    """The rate-limit block. It is validated; ``enabled`` is always False, loading refuses True."""
+
+    enabled: bool = False
+    backend: Literal["", "memory", "redis"] = ""
+    limits: Limits = field(default_factory=Limits)
+    overrides: Overrides = field(default_factory=Overrides)
+    estimation: Estimation = field(default_factory=Estimation)
+    redis: Redis = field(default_factory=Redis)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What can be switched on as a whole."""
+
+    rate_limiting: RateLimiting = field(default_factory=RateLimiting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """One provider as written. A built-in one that says nothing is what CATALOG says."""
+
+    enabled: bool = True
+    base_url: str | None = None
+    kind: str | None = None
+
+
+def _built_in_providers() -> Mapping[str, ProviderSettings]:
+    return MappingProxyType(
+        {name: ProviderSettings(base_url=one.base_url, kind=one.kind) for name, one in CATALOG.items()}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole tree as written, files and defaults together, before the providers are resolved."""
+
+    server: Server = field(default_factory=Server)
+    upstream: Upstream = field(default_factory=Upstream)
+    providers: Mapping[str, ProviderSettings] = field(default_factory=_built_in_providers)
+    identity: Identity = field(default_factory=Identity)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    cors: Cors = field(default_factory=Cors)
+    log: Log = field(default_factory=Log)
+    features: Features = field(default_factory=Features)
+    state_dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration, ready for use."""
+
+    server: Server = field(default_factory=Server)
+    upstream: Upstream = field(default_factory=Upstream)
+    providers: Mapping[str, Provider] = field(default_factory=lambda: CATALOG)
+    """Only those that are enabled, by name."""
+    identity: Identity = field(default_factory=Identity)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    cors: Cors = field(default_factory=Cors)
+    log: Log = field(default_factory=Log)
+    features: Features = field(default_factory=Features)
+    state_dir: str | None = None
+    """An absolute path once loaded; ``paths.state_dir`` says where when it is None."""
+    files: tuple[str, ...] = ()
+    """The files it was made of, in the order in which they were laid over each other."""

@@ -1,0 +1,112 @@
+"""The configuration as a person sees it: ``llmproxy check-config`` and ``llmproxy show-config``.
+
+The rule: a secret is shown as ``***``, whatever it is asked for.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, TextIO
+
+from llmproxy.config.check import Checked, Group
+from llmproxy.config.complaint import ConfigError, Path, one_line, shown_path
+from llmproxy.config.loading import Loaded, load_files, load_in_use
+from llmproxy.config.model import DEFAULT_PORT
+from llmproxy.config.paths import state_dir
+from llmproxy.config.schema import SCHEMA, Kind, Named, Section
+from llmproxy.config.values import Value
+
+MASK = "***"
+
+
+def check_config(
+    files: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    cwd: str,
+    config_file: str | None = None,
+    environment: str | None = None,
+    out: TextIO,
+) -> int:
+    """Say whether a configuration would start. Returns 0 if so, else 1.
+
+    ``files`` are laid over the built-in defaults in the order given. Without any it is the configuration in
+    use. Writes one summary, or every complaint, each on its line.
+    """
+    try:
+        if files:
+            loaded = load_files(files, environ=environ, cwd=cwd)
+        else:
+            loaded = load_in_use(environ=environ, cwd=cwd, config_file=config_file, environment=environment)
+    except ConfigError as error:
+        out.write(f"{error}\n")
+        return 1
+    providers = loaded.config.providers
+    noun = "provider" if len(providers) == 1 else "providers"
+    out.write(f"OK: {_files(loaded)}; {len(providers)} {noun}: {', '.join(providers)}\n")
+    return 0
+
+
+def show_config(
+    *,
+    environ: Mapping[str, str],
+    cwd: str,
+    config_file: str | None = None,
+    environment: str | None = None,
+    out: TextIO,
+) -> int:
+    """Write every value in use with its origin: ``log.level = debug  # configs/dev.yml:3``.
+
+    Returns 0, or 1 after writing the complaints instead. The origin is file and line, ``default``, or the
+    name of an environment variable.
+    """
+    try:
+        loaded = load_in_use(environ=environ, cwd=cwd, config_file=config_file, environment=environment)
+    except ConfigError as error:
+        out.write(f"{error}\n")
+        return 1
+    # Two values are decided where they are used, when nothing else says them.
+    decided: dict[Path, object] = {
+        ("server", "port"): DEFAULT_PORT,
+        ("state_dir",): state_dir(loaded.config, environ),
+    }
+    out.write(f"# {_files(loaded)}\n")
+    for path, secret, value, origin in _rows(SCHEMA, loaded.settings, loaded.found, ()):
+        effective = decided.get(path) if value is None else value
+        shown = MASK if secret and effective is not None else _shown(effective)
+        out.write(one_line(f"{shown_path(path)} = {shown}  # {origin}") + "\n")
+    return 0
+
+
+def _files(loaded: Loaded) -> str:
+    return ", ".join(str(PurePath(file)) for file in loaded.config.files) or "built-in defaults"
+
+
+def _rows(
+    kind: Kind, value: Any, found: Checked | None, path: Path
+) -> Iterator[tuple[Path, bool, object, str]]:
+    """Path, whether it is a secret, value and origin of everything below ``kind``."""
+    below = found.entries if isinstance(found, Group) else {}
+    if isinstance(kind, Section):
+        for key, inner in kind.keys.items():
+            yield from _rows(inner, getattr(value, key), below.get(key), (*path, key))
+    elif isinstance(kind, Named) and value:
+        for name, one in value.items():
+            yield from _rows(kind.item, one, below.get(name), (*path, name))
+    else:
+        origin = "default" if found is None else str(found.place)
+        yield path, isinstance(kind, Value) and kind.secret, value, origin
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case tuple():
+            return f"[{', '.join(_shown(item) for item in value)}]"
+        case Mapping():
+            return "{}"
+        case "":
+            return '""'
+        case _:
+            return str(value)

@@ -1,0 +1,137 @@
+"""Header fields, as they travel through the proxy: an ordered list of raw ``(name, value)`` pairs.
+
+The list is the truth and is never rebuilt from a dictionary: names keep their case, fields keep their order and
+their repetition. What a proxy must take out (RFC 9110 section 7.6.1) is taken out here, in one pass, and nothing
+else is. The functions return new lists; they never change the one they are given.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+Fields = list[tuple[bytes, bytes]]
+"""Raw header fields in the order, case and number in which they were received."""
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Fields for one connection only. RFC 9110 7.6.1 names Connection, Proxy-Connection, Keep-Alive, TE,
+Transfer-Encoding and Upgrade; the two Proxy-Auth fields are for the proxy nearest to the sender (11.7.1, 11.7.2)."""
+
+NEVER_NAMED: Final = frozenset({b"content-length", b"host", b"content-type", b"date"})
+"""Fields that Connection cannot take away: the message would mean something else without them. RFC 9110 7.6.1:
+"A sender MUST NOT send a connection option corresponding to a field that is intended for all recipients"."""
+
+TRAILER_FORBIDDEN: Final = HOP_BY_HOP | {
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"expect",
+    b"host",
+    b"max-forwards",
+    b"set-cookie",
+    b"trailer",
+}
+"""RFC 9110 6.5.1: a trailer must not carry framing, routing, authentication or the meaning of the content."""
+
+CONTROL_PREFIX: Final = b"x-llm-proxy-"
+"""Request fields with this prefix are words to the proxy, not to the provider."""
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_FIELD_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
+
+
+def get(fields: Fields, name: bytes) -> bytes | None:
+    """The first value of ``name`` (given in lower case), without surrounding white space; None if there is none."""
+    for key, value in fields:
+        if key.lower() == name:
+            return value.strip(b" \t")
+    return None
+
+
+def get_all(fields: Fields, name: bytes) -> list[bytes]:
+    """Every value of ``name`` (given in lower case), in order, without surrounding white space."""
+    return [value.strip(b" \t") for key, value in fields if key.lower() == name]
+
+
+def tokens(fields: Fields, name: bytes) -> set[bytes]:
+    """The comma-separated tokens of every ``name`` field, in lower case (RFC 9110 5.6.1)."""
+    found: set[bytes] = set()
+    for key, value in fields:
+        if key.lower() == name:
+            found.update(part.strip(b" \t").lower() for part in value.split(b","))
+    found.discard(b"")
+    return found
+
+
+def end_to_end(
+    fields: Fields, also: frozenset[bytes] = frozenset(), prefixes: tuple[bytes, ...] = ()
+) -> Fields:
+    """The fields that are meant for the other side, in their order.
+
+    Left out: the hop-by-hop fields, those that Connection names, the lower-case names in ``also`` and those that
+    begin with one of the lower-case ``prefixes``. RFC 9110
+    7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for
+    each connection-option in this field, remove any header or trailer field(s) from the message with the same
+    name as the connection-option".
+    """
+    drop = HOP_BY_HOP | also if also else HOP_BY_HOP
+    kept: Fields = []
+    named = False
+    for pair in fields:
+        lower = pair[0].lower()
+        if lower in drop:
+            named = named or lower == b"connection"
+            continue
+        if prefixes and lower.startswith(prefixes):
+            continue
+        kept.append(pair)
+    if named:
+        options = tokens(fields, b"connection") - HOP_BY_HOP - NEVER_NAMED
+        options -= {b"close"}
+        if options:
+            kept = [pair for pair in kept if pair[0].lower() not in options]
+    return kept
+
+
+def trailers(fields: Fields) -> Fields:
+    """The trailer fields that may be passed on (RFC 9110 6.5.1 and 6.5.2)."""
+    return [pair for pair in fields if pair[0].lower() not in TRAILER_FORBIDDEN]
+
+
+def is_token(name: bytes) -> bool:
+    """Whether ``name`` is a token, as a method or a field name must be (RFC 9110 5.6.2)."""
+    return _TOKEN.match(name) is not None
+
+
+def is_field_value(value: bytes) -> bool:
+    """Whether ``value`` holds no CR, LF, NUL or other control but TAB (RFC 9110 5.5)."""
+    return _FIELD_VALUE.match(value) is not None
+
+
+def serialize(start_line: bytes, fields: Fields) -> bytes:
+    """A message head: the start line (without CRLF), the fields, the empty line (RFC 9112 2.1)."""
+    parts = [start_line]
+    for name, value in fields:
+        parts.append(name + b": " + value)
+    parts.append(b"\r\n")
+    return b"\r\n".join(parts)
+
+
+def serialize_trailers(fields: Fields) -> bytes:
+    """The last chunk of a chunked body with its trailer section (RFC 9112 7.1)."""
+    if not fields:
+        return b"0\r\n\r\n"
+    return serialize(b"0", fields)

@@ -1,0 +1,103 @@
+"""The access event: one record for every request, whatever became of it. Its fields are named here, once."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypedDict
+
+from llmproxy.observe.redact import without_keys
+
+_PATH_CHARACTERS_MAX: Final = 1024
+_SDK_CHARACTERS_MAX: Final = 64
+
+
+class AccessRecord(TypedDict, total=False):
+    """One line of the access log. A field that does not apply may be left out or null.
+
+    Sizes are bytes of the body as on the wire, times are milliseconds.
+    """
+
+    time: str
+    """When the request ended: RFC 3339, UTC, milliseconds. Filled in by the observer if it is not there."""
+    event: str
+    """Always "access"."""
+    request_id: str
+    """Ours, as in `X-LLM-Proxy-Request-ID`."""
+    upstream_request_id: str | None
+    """The provider's, from `x-request-id` or `request-id`."""
+    user: str
+    credential_id: str | None
+    """The keyed hash of the caller's key; null if there was no key."""
+    provider: str | None
+    route: str | None
+    """The kind of route: the path with what varies left out."""
+    method: str
+    path: str
+    """See `path_of`."""
+    model: str | None
+    stream_requested: bool | None
+    streamed: bool
+    """Whether the answer was an event stream."""
+    status: int | None
+    """What the caller got; null if it left before."""
+    request_bytes: int
+    response_bytes: int
+    chunks: int
+    """Pieces of the answer, as they came from the upstream."""
+    ttfb_ms: float | None
+    """From the request's head to the first byte of the upstream's answer."""
+    connect_ms: float | None
+    """Spent on a new upstream connection; null if a pooled one was used."""
+    overhead_ms: float | None
+    """Spent in the proxy itself, before the request went out."""
+    duration_ms: float
+    end_reason: str
+    """One of core.end.EndReason."""
+    phase: str
+    """How far it came."""
+    sdk: str
+    """See `sdk_of`."""
+    retries: int
+    """How often the proxy sent the request again on a fresh connection."""
+    error_class: str | None
+    """The class of our own error, if the answer was one."""
+    client: str
+    """The caller's address, without a port."""
+
+
+ACCESS_FIELDS: Final = tuple(AccessRecord.__annotations__)
+"""The names, in the order in which they are written."""
+
+
+def path_of(target: bytes) -> str:
+    """The path of a request-target as it may be logged: no query, keys masked, at most 1024 characters."""
+    path = without_keys(target.partition(b"?")[0])
+    return path.decode("utf-8", "backslashreplace")[:_PATH_CHARACTERS_MAX]
+
+
+# "OpenAI/Python 3.54.0", "AsyncAnthropic/Python 2.12.0", "Groq/JS 1.6.0"
+_STAINLESS = re.compile(
+    r"(?:Async)?(\w{1,24})/(Python|JS|Go|Java|Ruby|Kotlin|PHP)[ /]v?([\w.+-]{1,24})", re.ASCII
+)
+# "google-genai-sdk/3.4.0 gl-python/3.11.7", "google-genai-sdk/3.1.0 gl-node/v22.1.0"
+_GOOGLE = re.compile(r"google-genai-sdk/([\w.+-]{1,24}) gl-(\w{1,12})", re.ASCII)
+# The first product of any user agent (RFC 9110 section 10.1.5): "curl/8.5.0", "claude-cli/2.1.330 (external,
+# cli)"
+_PRODUCT = re.compile(r"[\w.+@-]{1,40}(?:/[\w.+-]{1,23})?", re.ASCII)
+
+
+def sdk_of(user_agent: bytes | None) -> str:
+    """A short name for the caller's software: "openai-python/3.54.0", "google-genai-node/3.1.0",
+    "curl/8.5.0".
+
+    "" if the User-Agent says nothing usable. At most 64 characters of a safe alphabet.
+    """
+    if not user_agent:
+        return ""
+    text = user_agent[:200].decode("latin-1")
+    if match := _STAINLESS.match(text):
+        return f"{match[1].lower()}-{match[2].lower()}/{match[3]}"
+    if match := _GOOGLE.match(text):
+        return f"google-genai-{match[2]}/{match[1]}"
+    match = _PRODUCT.match(text)
+    return match[0][:_SDK_CHARACTERS_MAX] if match else ""

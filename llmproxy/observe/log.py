@@ -1,0 +1,171 @@
+"""The log observer: gathers lines, writes many at once, and never stands in the way of a request.
+
+The rule: a log that cannot be written costs lines, not requests. It raises nothing into its caller, it does
+not wait for a reader that is slow, and it keeps a bounded amount. What is lost is counted, and a later line
+says how much.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.logger import ILogObserver, LogEvent, LogLevel
+from zope.interface import implementer
+
+from llmproxy.observe.lines import access_json, access_text, event_record, event_text, json_line, rfc3339
+
+LEVELS: Final = ("debug", "info", "warn", "error", "critical")
+FORMATS: Final = ("json", "text")
+
+
+@implementer(ILogObserver)
+class LogObserver:
+    """Writes the events of twisted.logger, and access records, as lines.
+
+    write: takes a batch of whole lines. May return how many bytes it took, like `os.write`; anything that is
+        no int means all. May raise BlockingIOError: it is tried again later. After any other error the batch
+        is lost.
+    clock: for the timer and, where an event has no time of its own, for the time (seconds since 1970, as a
+        reactor's).
+    format: one of FORMATS. level: one of LEVELS; what is below is left out. Access records are of level info.
+    flush_s: a line waits no longer than this; errors do not wait.
+    batch: so many lines are written without waiting.
+    pending_bytes_max: so much is kept for a reader that is slow; what comes on top is dropped.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        clock: IReactorTime,
+        format: str = "json",
+        level: str = "info",
+        flush_s: float = 0.25,
+        batch: int = 256,
+        pending_bytes_max: int = 1 << 20,
+    ) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"log format {format!r} is none of {', '.join(FORMATS)}")
+        if level not in LEVELS:
+            raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+        self.dropped = 0
+        self._write = write
+        self._clock = clock
+        self._json = format == "json"
+        self._wanted = frozenset(LogLevel.lookupByName(name) for name in LEVELS[LEVELS.index(level) :])
+        self._access_wanted = LogLevel.info in self._wanted
+        self._flush_s = flush_s
+        self._batch = batch
+        self._pending_bytes_max = pending_bytes_max
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0  # in `_pending` and `_rest`
+        self._rest = b""  # what the writer did not take, in the middle of a line perhaps
+        self._timer: IDelayedCall | None = None
+        self._thread = threading.get_ident()
+        self._second = -1  # a second is formatted once, for all the records that end in it
+        self._second_text = ""
+
+    def __call__(self, event: LogEvent) -> None:
+        """Take an event. One with a record at `access` (or `rec`) is an access record and is written flat."""
+        level = event.get("log_level")
+        if level is not None and level not in self._wanted:
+            return
+        record = event.get("access") or event.get("rec")
+        if isinstance(record, Mapping):
+            self.access(record, event.get("log_time"))
+            return
+        if level is None and not event.get("isError") and not self._access_wanted:
+            return
+        urgent = level in (LogLevel.error, LogLevel.critical) or bool(event.get("isError"))
+        self._take(self._event_line, event, urgent)
+
+    def access(self, record: Mapping[str, object], seconds: float | None = None) -> None:
+        """Take an access record (see `AccessRecord`); `time` is put in front if it has none.
+
+        This is also the short way for whoever has the observer: the event machinery costs more than the line.
+        """
+        if self._access_wanted:
+            self._take(self._access_line, record, False, seconds)
+
+    def flush(self) -> None:
+        """Write all that waits, now. Called by the timer, and by whoever stops the process."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if not self._pending_bytes:
+            return
+        lines, self._pending = self._pending, []
+        data = self._rest + b"".join(lines)
+        try:
+            taken = self._write(data)
+        except BlockingIOError as blocked:
+            taken = getattr(blocked, "characters_written", 0)  # unset unless a buffer took a part
+        except Exception:  # noqa: BLE001 - whatever the writer is: a full disk must not fail a request
+            self.dropped += len(lines) + bool(self._rest)
+            self._rest, self._pending_bytes = b"", 0
+            return
+        self._rest = data[taken:] if isinstance(taken, int) else b""
+        self._pending_bytes = len(self._rest)
+        if self._rest:
+            self._timer = self._clock.callLater(self._flush_s, self.flush)
+        elif self.dropped:
+            count, self.dropped = self.dropped, 0
+            self._take(self._event_line, _dropped_event(count), True)
+
+    # -- making lines
+
+    def _take(
+        self, make: Callable[..., bytes], what: object, urgent: bool, seconds: float | None = None
+    ) -> None:
+        try:
+            line = make(what, self._clock.seconds() if seconds is None else seconds)
+        except Exception:  # noqa: BLE001 - an event is any object of any library; its __str__ may do anything
+            self.dropped += 1
+            return
+        if threading.get_ident() != self._thread and IReactorFromThreads.providedBy(self._clock):
+            # From a thread pool (name resolution): timer and batch belong to the reactor's thread.
+            self._clock.callFromThread(self._add, line, urgent)
+        else:
+            self._add(line, urgent)
+
+    def _event_line(self, event: LogEvent, seconds: float) -> bytes:
+        seconds = event.get("log_time", seconds)
+        record = event_record(event, seconds)
+        return json_line(record) if self._json else event_text(record, seconds)
+
+    def _access_line(self, record: Mapping[str, object], seconds: float) -> bytes:
+        if not self._json:
+            return access_text(record, seconds)
+        if "time" not in record:
+            second = int(seconds)
+            if second != self._second:
+                self._second, self._second_text = second, rfc3339(second)[:-4]
+            milliseconds = int((seconds - second) * 1000)
+            record = {"time": f"{self._second_text}{milliseconds:03d}Z", **record}
+        return access_json(record)
+
+    # -- keeping and writing them
+
+    def _add(self, line: bytes, urgent: bool) -> None:
+        if self._pending_bytes + len(line) > self._pending_bytes_max:
+            self.dropped += 1
+            return
+        self._pending.append(line)
+        self._pending_bytes += len(line)
+        if self._rest:
+            return  # the reader is slow: the timer that is running tries again
+        if urgent or len(self._pending) >= self._batch:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._clock.callLater(self._flush_s, self.flush)
+
+
+def _dropped_event(count: int) -> LogEvent:
+    return {
+        "log_level": LogLevel.warn,
+        "log_namespace": __name__,
+        "log_format": "{count} log lines were lost: nobody read them in time, or they could not be written",
+        "count": count,
+    }

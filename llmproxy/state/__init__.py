@@ -1,0 +1,1 @@
+"""Where things that outlive a process are kept."""

@@ -1,0 +1,307 @@
+"""Where everything is put together: the options of ``twistd llmproxy``, and the service that they make.
+
+The one module that imports the reactor, and the one that builds other modules' objects. Everything else is given
+what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from twisted.application.service import IServiceCollection, MultiService
+from twisted.internet import reactor as _reactor
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from llmproxy.config import ConfigError, load
+from llmproxy.config.model import DEFAULT_PORT, Config
+from llmproxy.config.paths import state_dir
+from llmproxy.core.identity import CredentialIds
+from llmproxy.observe.access import AccessRecord
+from llmproxy.observe.log import LogObserver
+from llmproxy.service import Assembly, ProxyService, StartError
+from llmproxy.state.identity_secret import IdentitySecretError, load_or_create
+from llmproxy.upstream.client import ExactClient
+from llmproxy.upstream.origin import Origin, OriginLimits
+from llmproxy.version import VERSION
+from llmproxy.web.context import Context, Route, request_ids
+from llmproxy.web.cors import CorsPolicy
+from llmproxy.web.site import ProxySite
+from llmproxy.web.tree import Root
+from llmproxy.wire.dial import Dialer, proxy_for
+from llmproxy.wire.resolve import CachingResolver
+from llmproxy.wire.tls import client_context
+
+reactor: Any = _reactor
+BACKLOG = 1024
+"""Connections that the kernel keeps for us while we are busy; Twisted's default is 50."""
+
+
+class Options(UsageOptions):
+    """The options of ``twistd llmproxy``.
+
+    :ivar config: the configuration, once the options were parsed.
+    :ivar log_path: the file to log to; None for standard output.
+    :ivar own_log: whether twistd was given a log of its own choice (``--logger``, ``--syslog``).
+    """
+
+    synopsis = "[options]"
+    optParameters = [
+        ["port", "p", None, "A port number, or a Twisted endpoint string such as tcp:9002:interface=127.0.0.1"],
+        ["config", "c", None, "Read this file alone, over the built-in defaults"],
+        ["environment", "e", None, "Which configs/NAME.yml to lay over configs/base.yml (default: $ENVIRONMENT, else dev)"],
+    ]
+    config: Config
+    listen: int | str
+    log_path: str | None = None
+    own_log = False
+
+    def postOptions(self) -> None:
+        """Load the configuration and check the port, so that a mistake is a message and not a traceback."""
+        try:
+            self.config = load(
+                environ=os.environ, cwd=os.getcwd(), config_file=self["config"], environment=self["environment"]
+            )
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
+        self.listen = self._listen()
+        try:
+            listening_endpoint(self.listen)
+            proxy_for("", os.environ)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        parent: Mapping[str, Any] = self.parent or {}
+        self.own_log = bool(parent.get("logger") or parent.get("syslog"))
+        if parent.get("logfile") not in (None, "-"):
+            self.log_path = os.path.abspath(parent["logfile"])
+        elif parent and not parent.get("nodaemon"):
+            self.log_path = os.path.abspath("twistd.log")
+
+    def opt_version(self) -> NoReturn:
+        """Show the version and exit."""
+        print(f"llmproxy {VERSION}")
+        sys.exit(0)
+
+    def _listen(self) -> int | str:
+        for value in (self["port"], os.environ.get("PORT") or None, self.config.server.port):
+            if value is not None:
+                break
+        else:
+            return DEFAULT_PORT
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and not 0 <= value <= 65535:
+            raise UsageError(f"the port {value} is not between 0 and 65535")
+        return value
+
+
+class AllInterfaces:
+    """Listens on every address, IPv6 and IPv4, or on IPv4 alone where the system has no IPv6."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def listen(self, factory: Any) -> Any:
+        """See IStreamServerEndpoint."""
+        return (
+            TCP6ServerEndpoint(reactor, self._port, backlog=BACKLOG)
+            .listen(factory)
+            .addErrback(self._without_ipv6, factory)
+        )
+
+    def _without_ipv6(self, reason: Any, factory: Any) -> Any:
+        import errno
+
+        reason.trap(CannotListenError)
+        if getattr(reason.value.socketError, "errno", None) not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return reason
+        return TCP4ServerEndpoint(reactor, self._port, backlog=BACKLOG).listen(factory)
+
+
+def listening_endpoint(listen: int | str) -> IStreamServerEndpoint:
+    """The endpoint for ``listen``.
+
+    :raises ValueError: when it is a string that Twisted does not understand.
+    """
+    if isinstance(listen, int):
+        return AllInterfaces(listen)  # type: ignore[return-value]
+    try:
+        return serverFromString(reactor, listen)  # type: ignore[no-any-return]
+    except Exception as error:  # every endpoint plugin has errors of its own: a missing file, a bad keyword
+        raise ValueError(f"the port {listen!r} is neither a number nor an endpoint: {error}") from None
+
+
+def makeService(options: Options) -> MultiService:
+    """The service for these options. Opens no file, thread or socket: twistd has not dropped privileges yet."""
+    config = options.config
+    observer = LogObserver(
+        _log_writer(options.log_path), reactor, format=_log_format(config, options.log_path), level=config.log.level
+    )
+    files = ", ".join(config.files) or "built-in defaults"
+
+    def banner(address: str) -> str:
+        return f"llmproxy {VERSION} listening on {address}; providers: {', '.join(config.providers)}; configuration: {files}"
+
+    service = ProxyService(
+        lambda: assemble(config, os.environ),
+        listening_endpoint(options.listen),
+        banner,
+        _refuse,
+        observer.flush,
+    )
+    services = LoggedServices(None if options.own_log else observer)
+    service.setServiceParent(services)
+    return services
+
+
+class LoggedServices(MultiService):
+    """Brings its log observer along to the application, which twistd then uses in place of its own."""
+
+    def __init__(self, observer: LogObserver | None) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Called by twistd before it starts logging."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)
+
+
+def assemble(config: Config, environ: Mapping[str, str]) -> Assembly:
+    """Build the proxy.
+
+    :raises StartError: when something that it needs is not there.
+    """
+    _raise_file_limit()
+    reactor.installNameResolver(CachingResolver(reactor.nameResolver, reactor))
+    try:
+        tls = client_context(config.upstream.ca_file) if _needs_tls(config) else None
+    except OSError as error:
+        raise StartError(f"upstream.ca_file cannot be used: {error.strerror or error}") from None
+    limits = OriginLimits(
+        pool_size=config.upstream.pool_size,
+        pool_idle_s=config.upstream.pool_idle_s,
+        first_byte_timeout_s=config.upstream.first_byte_timeout_s,
+        idle_timeout_s=config.upstream.idle_timeout_s,
+    )
+    origins: list[Origin] = []
+    routes: dict[str, Route] = {}
+    for name, provider in config.providers.items():
+        scheme, host, port = _where(provider.base_url)
+        dialer = Dialer(
+            reactor,
+            host,
+            port,
+            tls=tls if scheme == "https" else None,
+            proxy=proxy_for(host, environ),
+            timeout_s=config.upstream.connect_timeout_s,
+        )
+        origin = Origin(provider.base_url.encode("ascii"), dialer, reactor, limits)
+        origins.append(origin)
+        routes[name] = Route.to(provider, ExactClient(origin))
+    log = Logger(namespace="llmproxy.access")
+
+    def write_access(record: AccessRecord) -> None:
+        log.info("access", access=record)
+
+    context = Context(
+        config=config,
+        routes=routes,
+        cors=CorsPolicy(config.cors),
+        credential_ids=CredentialIds(_identity_secret(config, environ)),
+        now=reactor.seconds,
+        next_request_id=request_ids(os.urandom(6)),
+        write_access=write_access,
+    )
+    return Assembly(ProxySite(Root(context), context, reactor), tuple(origins))
+
+
+def run_simulator(*, port: int, host: str) -> None:
+    """Serve the built-in provider simulator until the process is ended."""
+    from twisted.internet.endpoints import TCP4ServerEndpoint as Endpoint
+
+    from llmproxy.simulate import SimulatorRoot
+    from llmproxy.wire.server import Site
+
+    site = Site(SimulatorRoot(reactor), reactor)
+
+    def listening(bound: Any) -> None:
+        print(f"simulator listening on {host}:{bound.getHost().port}", flush=True)
+
+    def failed(reason: Any) -> None:
+        print(f"llmproxy: cannot listen on {host}:{port}: {reason.value.socketError}", file=sys.stderr)
+        outcome.append(1)
+        if reactor.running:
+            reactor.stop()
+
+    outcome: list[int] = []
+    _raise_file_limit()
+    Endpoint(reactor, port, backlog=BACKLOG, interface=host).listen(site).addCallbacks(listening, failed)
+    if not outcome:
+        reactor.run()
+    sys.exit(outcome[0] if outcome else 0)
+
+
+def _identity_secret(config: Config, environ: Mapping[str, str]) -> bytes:
+    if config.identity.secret:
+        return config.identity.secret.encode()
+    try:
+        return load_or_create(os.path.join(state_dir(config, environ), "identity-secret"))
+    except IdentitySecretError as error:
+        raise StartError(f"{error}; or set LLM_PROXY_IDENTITY_SECRET") from None
+
+
+def _needs_tls(config: Config) -> bool:
+    return any(provider.base_url.startswith("https:") for provider in config.providers.values())
+
+
+def _where(base_url: str) -> tuple[str, str, int]:
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(base_url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _raise_file_limit() -> None:
+    """As many open files as the system lets us have: each stream takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass
+
+
+def _log_format(config: Config, log_path: str | None) -> str:
+    if config.log.format != "auto":
+        return config.log.format
+    return "text" if log_path is None and os.isatty(1) else "json"
+
+
+def _log_writer(path: str | None) -> Callable[[bytes], object]:
+    """Writes to standard output itself: twistd puts its own log in the place of ``sys.stdout``."""
+    if path is None:
+        return lambda data: os.write(1, data)
+    opened: list[int] = []
+
+    def write(data: bytes) -> object:
+        if not opened:
+            opened.append(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
+        return os.write(opened[0], data)
+
+    return write
+
+
+def _refuse(text: str) -> NoReturn:
+    print(f"llmproxy: {text}", file=sys.__stderr__)
+    raise SystemExit(1)

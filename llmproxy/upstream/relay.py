@@ -1,0 +1,52 @@
+"""The relay: the body of an answer, from the upstream's connection to the caller's.
+
+It is a push producer's consumer on one side and writes to the request on the other. Bytes go out first. What was
+read at once is written at once. If the caller does not read, the upstream is not read either; if the caller leaves,
+the upstream's connection is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from llmproxy.wire.server import Request
+
+
+class Relay(Protocol):
+    """Give this to ``IResponse.deliverBody``.
+
+    :param request: the caller's request, whose head has been written.
+    :param ended: called once with the reason of the body's end.
+    :ivar chunks: pieces of the body relayed so far.
+    :ivar body_bytes: bytes of the body relayed so far.
+    """
+
+    def __init__(self, request: Request, ended: Callable[[Failure], None]) -> None:
+        self._request = request
+        self._write = request.write
+        self._ended = ended
+        self.chunks = 0
+        self.body_bytes = 0
+
+    def connectionMade(self) -> None:
+        """The caller's pace becomes the upstream's."""
+        self._request.registerProducer(cast(Any, self.transport), True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """A piece of the body."""
+        self.chunks += 1
+        self.body_bytes += len(data)
+        self._write(data)
+
+    def read_done(self) -> None:
+        """One read of the upstream is through: send what it gave."""
+        self._request.flush()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The body has ended, one way or another."""
+        self._request.unregisterProducer()
+        self._ended(reason)

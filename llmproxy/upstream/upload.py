@@ -1,0 +1,136 @@
+"""The body of a request on its way upstream, as it arrives.
+
+First it is looked at: pieces are held back while ``look`` wants to see more. Then it waits, unread, until a
+connection is there. Then every piece goes on at once. If all of it has arrived by the time it is started, it is
+given away in one piece and can be given again; once streaming has begun it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from zope.interface import implementer
+
+from llmproxy.core import fields as f
+from llmproxy.core import framing
+from llmproxy.core.fields import Fields
+from llmproxy.core.framing import FramingError
+from llmproxy.wire.server import Discard, Request
+
+
+@implementer(IBodyProducer)
+class Upload:
+    """Receives the body from a :class:`~llmproxy.wire.server.Request` and produces it for a client connection.
+
+    :param request: whose body this is; it is paused when the upstream is behind.
+    :param look: gets every piece while it returns False; True means that it has seen enough. None: nothing to see.
+    :param looked: called once when ``look`` has seen enough or the body has ended.
+    :param broken: called if the rest of the body is malformed.
+    :ivar length: bytes, or UNKNOWN_LENGTH for a chunked body.
+    :ivar received_bytes: bytes of the body that have arrived.
+    :ivar trailers: trailer fields that may be passed on, known once the body has ended.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        look: Callable[[bytes], bool] | None,
+        looked: Callable[[], None],
+        broken: Callable[[FramingError], None],
+    ) -> None:
+        self._request = request
+        self._look = look
+        self._looked = looked
+        self._broken = broken
+        self._looking = True
+        self._held: list[bytes] = []
+        self._consumer: Any = None
+        self._done: Deferred[None] | None = None
+        self._started = False
+        self.complete = False
+        self.received_bytes = 0
+        self.trailers: Fields = []
+        sized = request.body.kind == framing.LENGTH
+        self.length: Any = request.body.length_bytes if sized else UNKNOWN_LENGTH
+
+    @property
+    def data(self) -> bytes | None:
+        """The whole body, if all of it is here and none of it has been streamed."""
+        if self._started or not self.complete:
+            return None
+        if len(self._held) > 1:
+            self._held = [b"".join(self._held)]
+        return self._held[0] if self._held else b""
+
+    # -- BodyReceiver ----------------------------------------------------------------------------------------
+
+    def body_received(self, data: bytes) -> None:
+        """A piece from the caller."""
+        self.received_bytes += len(data)
+        if self._consumer is not None:
+            self._consumer.write(data)
+            return
+        self._held.append(data)
+        if self.received_bytes == self.length:
+            self.complete = True
+        if self._looking:
+            if self._look is None or self._look(data):
+                self._seen()
+        if not self._looking and self._consumer is None and not self.complete:
+            self._request.pause_body()
+
+    def body_complete(self, trailers: Fields) -> None:
+        """The caller has sent all of it."""
+        self.complete = True
+        self.trailers = f.trailers(trailers)
+        if self._done is not None:
+            done, self._done = self._done, None
+            self._consumer = None
+            done.callback(None)
+        elif self._looking:
+            self._seen()
+
+    def body_broken(self, error: FramingError) -> None:
+        """The caller's framing is broken: what was sent upstream must not be taken for a whole body."""
+        self._looking = False
+        self._broken(error)
+
+    def _seen(self) -> None:
+        self._looking = False
+        self._looked()
+
+    # -- IBodyProducer ---------------------------------------------------------------------------------------
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """Write what is held, then every piece as it comes; fires when the body has ended."""
+        self._started = True
+        held, self._held = self._held, []
+        for data in held:
+            consumer.write(data)
+        if self.complete:
+            return succeed(None)
+        self._consumer = consumer
+        done: Deferred[None] = Deferred()
+        self._done = done
+        self._request.resume_body()
+        return done
+
+    def pauseProducing(self) -> None:
+        """The upstream does not take more now."""
+        self._request.pause_body()
+
+    def resumeProducing(self) -> None:
+        """The upstream takes more."""
+        self._request.resume_body()
+
+    def stopProducing(self) -> None:
+        """The upstream wants no more of it; what the caller still sends is dropped."""
+        self._consumer = self._done = None
+        self._held.clear()
+        self._looking = False
+        if not self.complete:
+            self._request.receive_body(Discard())

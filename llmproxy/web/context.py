@@ -1,0 +1,81 @@
+"""What every exchange is given: the routes, the policies and the few facts that one configuration makes.
+
+A context never changes. A new configuration is a new context; exchanges keep the one they began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from llmproxy.config.model import Config
+from llmproxy.core import fields as f
+from llmproxy.core.identity import CredentialIds
+from llmproxy.observe.access import AccessRecord
+from llmproxy.providers import Provider
+from llmproxy.upstream.client import ExactClient
+from llmproxy.web.cors import CorsPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One provider and the way to it.
+
+    :ivar root: scheme and authority of its base URL, as bytes.
+    :ivar authority: the Host to send.
+    :ivar path_prefix: the path of its base URL, without a slash at the end; usually empty.
+    """
+
+    provider: Provider
+    client: ExactClient
+    root: bytes
+    authority: bytes
+    path_prefix: bytes
+
+    @classmethod
+    def to(cls, provider: Provider, client: ExactClient) -> Route:
+        """The route to ``provider`` through ``client``."""
+        scheme, _, rest = provider.base_url.encode("ascii").partition(b"://")
+        authority, slash, path = rest.partition(b"/")
+        return cls(provider, client, scheme + b"://" + authority, authority, slash + path)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """See the module.
+
+    :ivar routes: by the provider's name.
+    :ivar now: the clock, in seconds.
+    :ivar next_request_id: a new id at each call.
+    :ivar write_access: takes the record of one access event.
+    """
+
+    config: Config
+    routes: Mapping[str, Route]
+    cors: CorsPolicy
+    credential_ids: CredentialIds
+    now: Callable[[], float]
+    next_request_id: Callable[[], str]
+    write_access: Callable[[AccessRecord], None]
+    response_prefixes: tuple[bytes, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Field name prefixes that no upstream may set in an answer: those are words of this proxy."""
+        own = (f.CONTROL_PREFIX,) if self.config.fidelity.strip_control_fields else ()
+        object.__setattr__(self, "response_prefixes", own + self.cors.prefixes)
+
+
+def request_ids(process_id: bytes) -> Callable[[], str]:
+    """A source of request ids: ``llmp-``, this process's own 12 hexadecimal digits, and a running number.
+
+    :param process_id: six random bytes, so that no two processes give the same id.
+    """
+    prefix = "llmp-" + process_id.hex() + "-"
+    number = 0
+
+    def next_id() -> str:
+        nonlocal number
+        number += 1
+        return f"{prefix}{number:08x}"
+
+    return next_id

@@ -1,0 +1,378 @@
+"""The Exchange: one request from admission to settlement. This is the story of the program.
+
+    begun -> (provider known) -> looked at -> forwarded -> answered -> relayed -> settled
+
+It has one end. Whatever happens, :meth:`Exchange.settle` runs once, with one end reason, and writes one access
+event; everything that is learned on the way is kept on the object, not in header fields. Every request has one,
+also those that never reach a provider.
+
+Three rules about bytes: what the caller sent goes upstream as it is, but for the changes that docs/fidelity.md
+lists; what the upstream answers goes to the caller likewise; and once the head of an answer is out, a failure is
+shown by cutting the connection, never by adding text or a proper end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import RESPONSES, PotentialDataLoss, datetimeToString
+
+from llmproxy.core import errors, framing
+from llmproxy.core import fields as f
+from llmproxy.core.end import EndReason
+from llmproxy.core.errors import ProxyError
+from llmproxy.core.fields import Fields
+from llmproxy.core.framing import FramingError
+from llmproxy.core.identity import client_address, credential_of, user_of
+from llmproxy.core.peek import BodyPeek
+from llmproxy.core.target import split_query, without_query_item
+from llmproxy.observe.access import AccessRecord, path_of, sdk_of
+from llmproxy.providers import dialect_of, model_in_path
+from llmproxy.upstream.origin import Progress, RawHeaders
+from llmproxy.upstream.relay import Relay
+from llmproxy.upstream.upload import Upload
+from llmproxy.web import failures, uploads
+from llmproxy.wire.client import Response
+
+if TYPE_CHECKING:
+    from llmproxy.web.context import Context, Route
+    from llmproxy.web.site import ProxyRequest
+
+RECEIVING = "receiving"
+CONNECTING = "connecting"
+WAITING = "waiting"
+RELAYING = "relaying"
+DONE = "done"
+
+_NOT_FORWARDED = frozenset((b"expect",))
+_EVENT_STREAM = b"text/event-stream"
+_UPSTREAM_REQUEST_IDS = frozenset((b"x-request-id", b"request-id", b"x-amzn-requestid"))
+
+
+class Exchange:
+    """One request and what became of it.
+
+    :param request: the caller's side.
+    :param context: what the configuration gives; it stays the same for this exchange whatever is reloaded.
+    :ivar request_id: our own id for it.
+    :ivar phase: how far it has come: receiving, connecting, waiting, relaying, done.
+    """
+
+    _log = Logger()
+
+    def __init__(self, request: ProxyRequest, context: Context) -> None:
+        self.request = request
+        self.context = context
+        self.request_id = context.next_request_id()
+        self.began = context.now()
+        self.phase = RECEIVING
+        self.route: Route | None = None
+        self.route_name = ""
+        self.meta_user: str | None = None
+        self.rest = b""
+        self.model: str | None = None
+        self.stream_requested: bool | None = None
+        self.max_tokens: int | None = None
+        self.streamed = False
+        self.error_class = ""
+        self.upstream_request_id = ""
+        self._settled = False
+        self._peek: BodyPeek | None = None
+        self._upload: Upload | None = None
+        self._progress = Progress()
+        self._ready_at = self.began
+        self._answer_at = 0.0
+        self._head_at = 0.0
+        self._pending: Deferred[Any] | None = None
+        self._response: Response | None = None
+        self._relay: Relay | None = None
+
+    # -- towards the provider --------------------------------------------------------------------------------
+
+    def forward_to(self, route: Route, meta_user: str | None, rest: bytes) -> None:
+        """The provider is known: look at the body as far as needed, then send the request on.
+
+        :param rest: the target behind the provider's prefix, as it was sent.
+        """
+        request = self.request
+        self.route = route
+        self.meta_user = meta_user
+        self.rest = rest
+        if b"websocket" in f.tokens(request.fields, b"upgrade"):
+            self._refuse_websocket()
+            return
+        if request.body_done:
+            self._forward()
+            return
+        look = None
+        if f.get(request.fields, b"content-encoding") is None:
+            self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
+            look = self._peek.feed
+        self._upload = Upload(request, look, self._forward, self.body_broken)
+        request.receive_body(self._upload)
+
+    def _refuse_websocket(self) -> None:
+        # A client that asks for a WebSocket falls back to plain requests at once on 426, and on nothing else as
+        # fast. RFC 9110 15.5.22: "The server MUST send an Upgrade header field in a 426 response".
+        self.request.close_after = True
+        self.fail(ProxyError(errors.UPGRADE_REQUIRED), [(b"Upgrade", b"HTTP/1.1"), (b"Connection", b"Upgrade")])
+
+    def guess_route(self) -> None:
+        """For a request that is refused by its head: whose dialect its path asks for."""
+        parts = split_query(self.request.uri)[0].split(b"/", 4)
+        segment = 3 if len(parts) > 3 and parts[1] == b"meta" else 1
+        name = parts[segment].decode("latin-1") if len(parts) > segment else ""
+        self.route = self.context.routes.get(name)
+        self.rest = self.request.uri
+
+    def body_broken(self, error: FramingError) -> None:
+        """The caller's body is not what its head announced."""
+        self.fail(failures.refused(error))
+        self._drop_upstream()
+
+    def _forward(self) -> None:
+        """All that has to be known before sending is known."""
+        if self._settled or self.route is None:
+            return
+        peek = self._peek
+        if peek is not None:
+            self.model, self.stream_requested, self.max_tokens = peek.model, peek.stream, peek.max_tokens
+        if self.model is None:
+            self.model = model_in_path(self.route.provider, self.rest)
+        self.phase = CONNECTING
+        self._ready_at = self.context.now()
+        self._progress.on_interim = self.request.write_interim
+        route = self.route
+        headers = RawHeaders(self._request_fields(route), self._progress)
+        url = route.root + route.provider.upstream_target(self._upstream_rest())
+        try:
+            pending = self._pending = route.client.request(self.request.method, url, headers=headers, data=self._upload)
+        except ValueError as error:
+            self.fail(failures.refused(FramingError(400, str(error))))
+            return
+        self.phase = WAITING if self._progress.sent_at is not None else CONNECTING
+        pending.addCallbacks(self._answered, self._not_answered)
+        pending.addErrback(self._broke)
+
+    def _upstream_rest(self) -> bytes:
+        if self.context.config.identity.strip:
+            return without_query_item(self.rest, b"llm_user_id")
+        return self.rest
+
+    def _request_fields(self, route: Route) -> Fields:
+        """The caller's fields with the changes that docs/fidelity.md lists."""
+        config = self.context.config
+        also = _NOT_FORWARDED | {b"x-user-id"} if config.identity.strip else _NOT_FORWARDED
+        prefixes = (f.CONTROL_PREFIX,) if config.fidelity.strip_control_fields else ()
+        fields = f.end_to_end(self.request.fields, also, prefixes)
+        chunked = self.request.body.kind == framing.CHUNKED
+        if not config.fidelity.preserve_host or chunked:
+            kept: Fields = []
+            for name, value in fields:
+                lower = name.lower()
+                if lower == b"host" and not config.fidelity.preserve_host:
+                    kept.append((name, route.authority))
+                elif lower != b"content-length" or not chunked:
+                    kept.append((name, value))
+            fields = kept
+        if config.fidelity.x_forwarded_for:
+            fields.append((b"X-Forwarded-For", self.peer_host().encode()))
+        if config.fidelity.via:
+            fields.append((b"Via", self.request.clientproto[5:] + b" llmproxy"))
+        return fields
+
+    # -- the answer ------------------------------------------------------------------------------------------
+
+    def _answered(self, response: Response) -> None:
+        """The head of the upstream's final answer: write it to the caller, then let the body flow."""
+        self._pending = None
+        if self._settled:
+            response.stopProducing()
+            return
+        self._response = response
+        self.phase = RELAYING
+        self._answer_at = self.context.now()
+        fields = self._response_fields(response)
+        request = self.request
+        request.cork()
+        request.write_head(response.code, response.phrase, fields)
+        self._head_at = self.context.now()
+        relay = self._relay = Relay(request, self._body_ended)
+        response.deliverBody(relay)
+
+    def _response_fields(self, response: Response) -> Fields:
+        """The upstream's fields with the changes that docs/fidelity.md lists."""
+        config = self.context.config
+        prefixes = self.context.response_prefixes
+        fields = f.end_to_end(response.fields, prefixes=prefixes)
+        buffering = False
+        for name, value in fields:
+            lower = name.lower()
+            if lower == b"content-type":
+                self.streamed = value.strip().lower().startswith((_EVENT_STREAM, b"application/vnd.amazon.eventstream"))
+            elif lower in _UPSTREAM_REQUEST_IDS:
+                self.upstream_request_id = value.decode("latin-1")
+            elif lower == b"x-accel-buffering":
+                buffering = True
+        if self.streamed and not buffering and config.fidelity.accel_buffering:
+            # nginx in front of us would otherwise gather events before it sends them on.
+            fields.append((b"X-Accel-Buffering", b"no"))
+        if config.fidelity.rewrite_upload_urls and self.route is not None:
+            fields = uploads.rewritten(fields, self.route, self._provider_url())
+        if config.fidelity.via:
+            fields.append((b"Via", b"1.1 llmproxy"))
+        return fields
+
+    def _body_ended(self, reason: Failure) -> None:
+        """The upstream's body is over, one way or another."""
+        response = self._response
+        self._response = None
+        if self._settled or response is None:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss) is not None:
+            self.phase = DONE
+            self.request.finish_with(f.trailers(response.trailers))
+            self.settle(EndReason.OK)
+        else:
+            self.request.abort()
+            self.settle(failures.within_the_body(reason))
+
+    def _not_answered(self, reason: Failure) -> None:
+        self._pending = None
+        if self._settled:
+            return
+        if self._progress.sent_at is not None:
+            self.phase = WAITING
+        error_class = failures.before_the_head(reason)
+        if error_class is None:
+            self._broke(reason)
+            return
+        title = self.route.provider.title if self.route is not None else "The provider"
+        self.fail(ProxyError(error_class, upstream=title))
+
+    def _broke(self, reason: Failure) -> None:
+        """A fault of ours."""
+        self._log.failure("exchange {request_id} failed", failure=reason, request_id=self.request_id)
+        self.fail(ProxyError(errors.PROXY_ERROR))
+        self._drop_upstream()
+
+    # -- ends ------------------------------------------------------------------------------------------------
+
+    def fail(self, error: ProxyError, fields: Fields | None = None) -> None:
+        """End with an error of our own: an answer in the caller's dialect, or a cut if an answer has begun."""
+        if self._settled:
+            return
+        self.error_class = error.error_class.name
+        request = self.request
+        if request.head_written:
+            request.abort()
+        else:
+            dialect = dialect_of(self.route.provider, self.rest) if self.route is not None else errors.OPENAI
+            body = errors.error_body(dialect, error, self.request_id)
+            head = [(b"Date", datetimeToString()), *errors.error_fields(error, dialect), *(fields or [])]
+            head.append((b"Content-Length", b"%d" % len(body)))
+            request.cork()
+            request.write_head(error.error_class.status, RESPONSES[error.error_class.status], head)
+            request.write(body)
+            request.finish_with([])
+        self.settle(error.error_class.end_reason)
+
+    def client_gone(self) -> None:
+        """The caller has left: whatever the upstream still does for it is waste, and may cost money."""
+        if self._settled:
+            return
+        self.settle(EndReason.CLIENT_GONE)
+        self._drop_upstream()
+
+    def finished(self) -> None:
+        """An answer that did not come from a provider is complete."""
+        if self.route is None and not self.error_class:
+            self.phase = DONE
+            self.settle(EndReason.OK)
+
+    def _drop_upstream(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.cancel()
+        if self._response is not None:
+            response, self._response = self._response, None
+            response.stopProducing()
+
+    def settle(self, end_reason: EndReason) -> None:
+        """The one end: write the access event."""
+        if self._settled:
+            return
+        self._settled = True
+        if self.context.config.log.access:
+            self.context.write_access(self._access_event(end_reason))
+
+    # -- what the access event says --------------------------------------------------------------------------
+
+    def peer_host(self) -> str:
+        """The address at the other end of the connection, without a port."""
+        return self.request.peer_host
+
+    def _provider_url(self) -> bytes:
+        """The URL of the provider's root as this caller reaches it, for URLs that must come back through the proxy."""
+        request = self.request
+        prefix = request.uri[: len(request.uri) - len(self.rest)]
+        return uploads.public_base(request, self.context.config.server, self.peer_host()) + prefix
+
+    def _access_event(self, end_reason: EndReason) -> AccessRecord:
+        request = self.request
+        now = self.context.now()
+        began = self.began
+        progress = self._progress
+        path, query = split_query(request.uri)
+        key = credential_of(request.fields, query)
+        credential_id = self.context.credential_ids.credential_id(key) if key else None
+        client = client_address(self.peer_host(), request.fields, self.context.config.server.trusted_proxies)
+        own = 0.0
+        if progress.sent_at is not None:
+            own = progress.sent_at - self._ready_at - (progress.connect_s or 0.0)
+            if self._head_at:
+                own += self._head_at - self._answer_at
+        relay = self._relay
+        return {
+            "event": "access",
+            "request_id": self.request_id,
+            "upstream_request_id": self.upstream_request_id or None,
+            "user": user_of(
+                meta_user=self.meta_user,
+                fields=request.fields,
+                body_user=self._peek.user if self._peek is not None else None,
+                query=query,
+                credential_id=credential_id,
+                address=client,
+            ),
+            "credential_id": credential_id,
+            "provider": self.route.provider.name if self.route is not None else None,
+            "route": self.route_name or None,
+            "method": request.method.decode("latin-1"),
+            "path": path_of(path),
+            "model": self.model or ("unknown" if self._peek is not None else None),
+            "stream_requested": self.stream_requested,
+            "streamed": self.streamed,
+            "status": request.status or None,
+            "request_bytes": self._upload.received_bytes if self._upload is not None else 0,
+            "response_bytes": request.sent_body_bytes,
+            "chunks": relay.chunks if relay is not None else 0,
+            "ttfb_ms": _ms(self._answer_at - began) if self._answer_at else None,
+            "connect_ms": _ms(progress.connect_s) if progress.connect_s is not None else None,
+            "overhead_ms": _ms(max(own, 0.0)),
+            "duration_ms": _ms(now - began),
+            "end_reason": end_reason.value,
+            "phase": self.phase,
+            "sdk": sdk_of(f.get(request.fields, b"user-agent")),
+            "retries": progress.retries,
+            "error_class": self.error_class or None,
+            "client": client,
+        }
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

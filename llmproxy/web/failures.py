@@ -1,0 +1,64 @@
+"""Which error of ours a failure on the upstream's side becomes, and how the exchange then ended."""
+
+from __future__ import annotations
+
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseFailed
+
+from llmproxy.core import errors
+from llmproxy.core.end import EndReason
+from llmproxy.core.errors import ErrorClass, ProxyError
+from llmproxy.core.framing import FramingError
+from llmproxy.wire import dial
+from llmproxy.wire.client import AnswerCut, FirstByteTimeout, IdleTimeout, InvalidAnswer, NeverAnswered
+from llmproxy.wire.dial import DialError
+
+_DIAL_STEPS = {
+    dial.NAME: errors.UPSTREAM_NAME_FAILED,
+    dial.CONNECT: errors.UPSTREAM_CONNECT_FAILED,
+    dial.TIMEOUT: errors.UPSTREAM_CONNECT_TIMEOUT,
+    dial.TLS: errors.UPSTREAM_TLS_FAILED,
+    dial.PROXY: errors.UPSTREAM_CONNECT_FAILED,
+}
+
+_REFUSALS = {
+    414: errors.URI_TOO_LONG,
+    417: errors.EXPECTATION_FAILED,
+    431: errors.HEADER_FIELDS_TOO_LARGE,
+    501: errors.NOT_IMPLEMENTED,
+    505: errors.VERSION_NOT_SUPPORTED,
+    500: errors.PROXY_ERROR,
+}
+
+
+def before_the_head(reason: Failure) -> ErrorClass | None:
+    """The error class for a request that got no answer; None for what is a fault of ours."""
+    error = reason.value
+    if isinstance(error, DialError):
+        return _DIAL_STEPS[error.step]
+    if isinstance(error, NeverAnswered | AnswerCut):
+        return errors.UPSTREAM_RESET
+    if isinstance(error, FirstByteTimeout | IdleTimeout):
+        return errors.UPSTREAM_FIRST_BYTE_TIMEOUT
+    if isinstance(error, InvalidAnswer):
+        return errors.UPSTREAM_INVALID_ANSWER
+    return None
+
+
+def within_the_body(reason: Failure) -> EndReason:
+    """How an exchange ended whose answer broke off after its head."""
+    error = reason.value
+    reasons = error.reasons if isinstance(error, ResponseFailed) else [reason]
+    for each in reasons:
+        if each.check(IdleTimeout) is not None:
+            return EndReason.IDLE_TIMEOUT
+        if each.check(InvalidAnswer) is not None:
+            return EndReason.UPSTREAM_INVALID
+    return EndReason.UPSTREAM_TRUNCATED
+
+
+def refused(error: FramingError) -> ProxyError:
+    """The error for a request that the framing rules refuse; its own sentence follows the class's."""
+    error_class = _REFUSALS.get(error.status, errors.BAD_REQUEST)
+    text = str(error)
+    return ProxyError(error_class, detail=text[:1].upper() + text[1:] + ".")

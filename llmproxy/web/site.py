@@ -1,0 +1,100 @@
+"""The proxy's Site and Request: every answer gets what the proxy adds, and every request gets its Exchange.
+
+This is the outermost layer, around the resource tree: CORS fields and the request id are put on here, so that no
+answer can miss them, and each request's end is told to its exchange from here, so that none can be forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from llmproxy.core import errors
+from llmproxy.core.errors import ProxyError
+from llmproxy.core.fields import Fields
+from llmproxy.core.framing import FramingError
+from llmproxy.web import failures
+from llmproxy.web.context import Context
+from llmproxy.web.exchange import Exchange
+from llmproxy.wire.server import Channel, Request, Site
+
+
+class ProxyRequest(Request):
+    """A request with its exchange.
+
+    :ivar exchange: made when the request is processed or refused.
+    """
+
+    exchange: Exchange
+    site: ProxySite | None
+
+    @property
+    def peer_host(self) -> str:
+        """The address at the other end of the connection, without a port; ``unix`` for a UNIX socket."""
+        return str(getattr(self.peer, "host", "unix")).removeprefix("::ffff:")
+
+    def _admit(self) -> Exchange:
+        site = cast(ProxySite, cast(Channel, self.channel).site)
+        self.site = site
+        self.peer = cast(Channel, self.channel).getPeer()
+        self.exchange = Exchange(self, site.context)
+        return self.exchange
+
+    def process(self) -> None:
+        """Begin the exchange; answer a browser's preflight here, before anything else."""
+        exchange = self._admit()
+        cors = exchange.context.cors
+        if cors.is_preflight(self.method, self.fields):
+            exchange.route_name = "preflight"
+            self.write_head(204, b"No Content", cors.preflight_fields(self.fields))
+            self.finish()
+        else:
+            super().process()
+
+    def refuse(self, error: FramingError) -> None:
+        """The head is not acceptable: say so in the dialect of the route, where the path still shows one."""
+        exchange = self._admit()
+        exchange.guess_route()
+        exchange.fail(failures.refused(error))
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A resource raised: an error of ours, in the caller's dialect."""
+        self._log.failure("request {request_id} failed", failure=reason, request_id=self.exchange.request_id)
+        self.exchange.fail(ProxyError(errors.PROXY_ERROR))
+        return reason
+
+    def write_head(self, status: int, reason: bytes, fields: Fields) -> None:
+        """Begin the answer, with what the proxy adds to every one."""
+        exchange = self.exchange
+        context = exchange.context
+        added: Fields = context.cors.answer_fields(self.fields)
+        if context.config.fidelity.request_id:
+            added = [*added, (b"X-LLM-Proxy-Request-ID", exchange.request_id.encode("ascii"))]
+        super().write_head(status, reason, [*fields, *added])
+
+    def finish_with(self, trailers: Fields) -> None:
+        """End the answer; the exchange is told."""
+        super().finish_with(trailers)
+        self.exchange.finished()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The caller has left; the exchange is told."""
+        super().connectionLost(reason)
+        if hasattr(self, "exchange"):
+            self.exchange.client_gone()
+
+
+class ProxySite(Site):
+    """The site of one proxy.
+
+    :ivar context: what new exchanges are given.
+    """
+
+    requestFactory = ProxyRequest
+
+    def __init__(self, resource: IResource, context: Context, reactor: IReactorTime) -> None:
+        super().__init__(resource, reactor)
+        self.context = context

@@ -1,0 +1,132 @@
+"""Host names: resolved in the reactor's thread pool, remembered for a while, and asked for once at a time.
+
+Twisted's resolver asks the system for every new connection, on one of ten threads. A slow name server would hold
+up every provider at once. Here a name is asked for once whoever wants it; the answer is kept for ``ttl_s``; and if
+the name server fails later, the old answer is used for up to ``stale_s``: a wrong address refuses the connection,
+which is no worse than no address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IReactorTime, IResolutionReceiver
+from zope.interface import implementer
+
+
+@implementer(IHostResolution)
+class _Resolution:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def cancel(self) -> None:
+        """A shared look-up goes on for the others."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    addresses: list[IAddress] = field(default_factory=list)
+    resolved_at: float = float("-inf")
+    waiting: list[tuple[Any, int]] = field(default_factory=list)
+    asking: bool = False
+
+
+@implementer(IResolutionReceiver)
+class _Receiver:
+    def __init__(self, cache: CachingResolver, entry: _Entry) -> None:
+        self._cache = cache
+        self._entry = entry
+        self._found: list[IAddress] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """Nothing to do."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """One address."""
+        self._found.append(address)
+
+    def resolutionComplete(self) -> None:
+        """All addresses, or none if the look-up failed."""
+        self._cache.resolved(self._entry, self._found)
+
+
+@implementer(IHostnameResolver)
+class CachingResolver:
+    """An IHostnameResolver in front of another; install it with ``reactor.installNameResolver``.
+
+    :param most: how many names are remembered; the oldest is forgotten first.
+    """
+
+    def __init__(
+        self,
+        resolver: IHostnameResolver,
+        clock: IReactorTime,
+        ttl_s: float = 60.0,
+        stale_s: float = 3600.0,
+        most: int = 256,
+    ) -> None:
+        self._resolver: Any = resolver
+        self._clock = clock
+        self._ttl_s = ttl_s
+        self._stale_s = stale_s
+        self._most = most
+        self._entries: dict[tuple[Any, ...], _Entry] = {}
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Sequence[type[IAddress]] | None = None,
+        transportSemantics: str = "TCP",
+    ) -> IHostResolution:
+        """See IHostnameResolver."""
+        resolution = _Resolution(hostName)
+        key = (hostName, None if addressTypes is None else tuple(addressTypes), transportSemantics)
+        entry = self._entries.get(key)
+        if entry is None:
+            while len(self._entries) >= self._most:
+                self._entries.pop(next(iter(self._entries)))
+            entry = self._entries[key] = _Entry()
+        resolutionReceiver.resolutionBegan(resolution)
+        if entry.addresses and self._clock.seconds() - entry.resolved_at < self._ttl_s:
+            _deliver(resolutionReceiver, entry.addresses, portNumber)
+            return resolution
+        entry.waiting.append((resolutionReceiver, portNumber))
+        if not entry.asking:
+            entry.asking = True
+            self._resolver.resolveHostName(
+                _Receiver(self, entry),
+                hostName,
+                portNumber=0,
+                addressTypes=addressTypes,
+                transportSemantics=transportSemantics,
+            )
+        return resolution
+
+    def resolved(self, entry: _Entry, addresses: list[IAddress]) -> None:
+        """The look-up for ``entry`` has ended: everyone who waits for it gets what there is."""
+        now = self._clock.seconds()
+        entry.asking = False
+        if addresses:
+            entry.addresses = addresses
+            entry.resolved_at = now
+        elif now - entry.resolved_at > self._stale_s:
+            entry.addresses = []
+        waiting, entry.waiting = entry.waiting, []
+        for receiver, port in waiting:
+            _deliver(receiver, entry.addresses, port)
+
+
+def _deliver(receiver: Any, addresses: list[IAddress], port: int) -> None:
+    for address in addresses:
+        if isinstance(address, IPv4Address):
+            receiver.addressResolved(IPv4Address(address.type, address.host, port))
+        elif isinstance(address, IPv6Address):
+            receiver.addressResolved(IPv6Address(address.type, address.host, port, address.flowInfo, address.scopeID))
+        else:
+            receiver.addressResolved(address)
+    receiver.resolutionComplete()

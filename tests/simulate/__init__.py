@@ -1,0 +1,1 @@
+"""Tests of the simulator, in memory: real HTTP through our own Site, with a clock that the test moves."""
