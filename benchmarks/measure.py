@@ -271,7 +271,8 @@ def progress(record: dict[str, Any]) -> str:
     for key, text in (
         ("rps", "{:>9,.0f}/s"),
         ("events_s", "{:>9,.0f} events/s"),
-        ("cpu_s_per_1k", "{:>9.2f} CPU s/1k"),
+        ("cpu_s_per_1k", "{:>9.4f} CPU s/1k"),
+        ("live", "{:>6,} streams alive"),
         ("cpu_us_per_event", "{:>7.2f} CPU us/event"),
         ("cpu_util", "{:>5.2f} of a core"),
         ("cold_s", "{:>7.3f} s to the first 200"),

@@ -53,6 +53,7 @@ class Proxy:
     port: int
     command: list[str]
     cwd: Path = HERE.parent
+    env: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
     log_mark: bytes | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -76,7 +77,7 @@ class Proxy:
         with open(self.output, "wb") as output:
             began = time.monotonic()
             self.process = machine.start(
-                self.command, cpu=cpu, cwd=self.cwd, env=clean_environment(), output=output
+                self.command, cpu=cpu, cwd=self.cwd, env={**clean_environment(), **self.env}, output=output
             )
         while not answers_200(self.port, path, body):
             waited = time.monotonic() - began
@@ -238,6 +239,8 @@ def llmproxy(*, port: int, upstream: Upstream, access_log: bool, command: str | 
         name="llmproxy",
         port=port,
         command=words,
+        # This checkout is what is measured, also where another llmproxy is installed.
+        env={"PYTHONPATH": str(HERE.parent)},
         log=BUILD / "llmproxy.out" if access_log else None,
         log_mark=b'"access"' if access_log else None,
     )

@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     command: Callable[[argparse.Namespace, Mapping[str, str]], int] = given.command
     try:
-        return command(given, os.environ)
+        code = command(given, os.environ)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         # The reader of a pipe has seen enough (`llmproxy show-config | head`). Python would complain once
         # more when it flushes at exit, so standard output is turned away first.
@@ -157,7 +159,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from llmproxy.version import describe
 
-        parser.exit(0, f"{describe()}\n")
+        sys.stdout.write(f"{describe()}\n")
+        parser.exit()
 
 
 def _read_key() -> bytes:

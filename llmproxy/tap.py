@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet import reactor as _reactor
@@ -55,10 +55,15 @@ class Options(UsageOptions):
     """
 
     synopsis = "[options]"
-    optParameters = [
+    optParameters: ClassVar[list[list[str | None]]] = [
         ["port", "p", None, "A port number, or a Twisted endpoint string such as tcp:9002:interface=127.0.0.1"],
         ["config", "c", None, "Read this file alone, over the built-in defaults"],
-        ["environment", "e", None, "Which configs/NAME.yml to lay over configs/base.yml (default: $ENVIRONMENT, else dev)"],
+        [
+            "environment",
+            "e",
+            None,
+            "Which configs/NAME.yml to lay over configs/base.yml (default: $ENVIRONMENT, else dev)",
+        ],
     ]
     config: Config
     listen: int | str
@@ -136,7 +141,7 @@ def listening_endpoint(listen: int | str) -> IStreamServerEndpoint:
         return AllInterfaces(listen)  # type: ignore[return-value]
     try:
         return serverFromString(reactor, listen)  # type: ignore[no-any-return]
-    except Exception as error:  # every endpoint plugin has errors of its own: a missing file, a bad keyword
+    except Exception as error:  # noqa: BLE001 - every endpoint plugin has errors of its own: a missing file, a bad keyword
         raise ValueError(f"the port {listen!r} is neither a number nor an endpoint: {error}") from None
 
 
@@ -148,11 +153,15 @@ def makeService(options: Options) -> MultiService:
     )
     files = ", ".join(config.files) or "built-in defaults"
 
+    # Our own observer takes the record directly: the way through the publisher costs more than writing the line.
+    write_access = _log_access if options.own_log else observer.access
+
     def banner(address: str) -> str:
-        return f"llmproxy {VERSION} listening on {address}; providers: {', '.join(config.providers)}; configuration: {files}"
+        providers = ", ".join(config.providers)
+        return f"llmproxy {VERSION} listening on {address}; providers: {providers}; configuration: {files}"
 
     service = ProxyService(
-        lambda: assemble(config, os.environ),
+        lambda: assemble(config, os.environ, write_access),
         listening_endpoint(options.listen),
         banner,
         _refuse,
@@ -177,7 +186,7 @@ class LoggedServices(MultiService):
         super().setServiceParent(parent)
 
 
-def assemble(config: Config, environ: Mapping[str, str]) -> Assembly:
+def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[[AccessRecord], None]) -> Assembly:
     """Build the proxy.
 
     :raises StartError: when something that it needs is not there.
@@ -209,10 +218,6 @@ def assemble(config: Config, environ: Mapping[str, str]) -> Assembly:
         origin = Origin(provider.base_url.encode("ascii"), dialer, reactor, limits)
         origins.append(origin)
         routes[name] = Route.to(provider, ExactClient(origin))
-    log = Logger(namespace="llmproxy.access")
-
-    def write_access(record: AccessRecord) -> None:
-        log.info("access", access=record)
 
     context = Context(
         config=config,
@@ -300,6 +305,10 @@ def _log_writer(path: str | None) -> Callable[[bytes], object]:
         return os.write(opened[0], data)
 
     return write
+
+
+def _log_access(record: AccessRecord) -> None:
+    Logger(namespace="llmproxy.access").info("access {access}", access=record)
 
 
 def _refuse(text: str) -> NoReturn:

@@ -26,7 +26,7 @@ def state_dir(config: Config, environ: Mapping[str, str]) -> str:
 
 def identity_secret_file(config: Config, environ: Mapping[str, str]) -> str:
     """Where the secret is kept that credential ids are made with, when ``identity.secret`` is not set."""
-    return os.path.join(state_dir(config, environ), "identity_secret")
+    return os.path.join(state_dir(config, environ), "identity-secret")
 
 
 def absolute(path: str, *, cwd: str, environ: Mapping[str, str]) -> str:

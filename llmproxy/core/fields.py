@@ -13,6 +13,9 @@ from typing import Final
 Fields = list[tuple[bytes, bytes]]
 """Raw header fields in the order, case and number in which they were received."""
 
+Index = dict[bytes, bytes]
+"""Values by lower-case name, without surrounding white space; repeated fields are combined (RFC 9110 5.3)."""
+
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -31,6 +34,8 @@ Transfer-Encoding and Upgrade; the two Proxy-Auth fields are for the proxy neare
 NEVER_NAMED: Final = frozenset({b"content-length", b"host", b"content-type", b"date"})
 """Fields that Connection cannot take away: the message would mean something else without them. RFC 9110 7.6.1:
 "A sender MUST NOT send a connection option corresponding to a field that is intended for all recipients"."""
+
+_CONNECTION_WORDS: Final = frozenset({b"close"})
 
 TRAILER_FORBIDDEN: Final = HOP_BY_HOP | {
     b"authorization",
@@ -66,41 +71,56 @@ def get_all(fields: Fields, name: bytes) -> list[bytes]:
     return [value.strip(b" \t") for key, value in fields if key.lower() == name]
 
 
-def tokens(fields: Fields, name: bytes) -> set[bytes]:
-    """The comma-separated tokens of every ``name`` field, in lower case (RFC 9110 5.6.1)."""
-    found: set[bytes] = set()
-    for key, value in fields:
-        if key.lower() == name:
-            found.update(part.strip(b" \t").lower() for part in value.split(b","))
-    found.discard(b"")
-    return found
+def index(fields: Fields) -> Index:
+    """A look-up table of ``fields``: see :data:`Index`."""
+    table: Index = {}
+    for name, value in fields:
+        lower = name.lower()
+        if lower in table:
+            # RFC 9110 5.3: repeated fields are one list "by appending each subsequent field line value to the
+            # combined field value in order, separated by a comma".
+            table[lower] += b", " + value.strip(b" \t")
+        else:
+            table[lower] = value.strip(b" \t")
+    return table
+
+
+def tokens(value: bytes | None) -> set[bytes]:
+    """The comma-separated members of a field's (combined) value, in lower case (RFC 9110 5.6.1)."""
+    if not value:
+        return set()
+    members = {member.strip(b" \t") for member in value.lower().split(b",")}
+    members.discard(b"")
+    return members
 
 
 def end_to_end(
-    fields: Fields, also: frozenset[bytes] = frozenset(), prefixes: tuple[bytes, ...] = ()
+    fields: Fields,
+    drop: frozenset[bytes] = HOP_BY_HOP,
+    prefixes: tuple[bytes, ...] = (),
+    host: bytes | None = None,
 ) -> Fields:
     """The fields that are meant for the other side, in their order.
 
-    Left out: the hop-by-hop fields, those that Connection names, the lower-case names in ``also`` and those that
-    begin with one of the lower-case ``prefixes``. RFC 9110
+    Left out: the lower-case names in ``drop`` (which holds :data:`HOP_BY_HOP`), those that begin with one of the
+    lower-case ``prefixes``, and those that Connection names. ``host`` takes the place of Host's value. RFC 9110
     7.6.1: "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for
     each connection-option in this field, remove any header or trailer field(s) from the message with the same
     name as the connection-option".
     """
-    drop = HOP_BY_HOP | also if also else HOP_BY_HOP
     kept: Fields = []
-    named = False
+    connection: bytes | None = None
     for pair in fields:
         lower = pair[0].lower()
         if lower in drop:
-            named = named or lower == b"connection"
-            continue
-        if prefixes and lower.startswith(prefixes):
-            continue
-        kept.append(pair)
-    if named:
-        options = tokens(fields, b"connection") - HOP_BY_HOP - NEVER_NAMED
-        options -= {b"close"}
+            if lower == b"connection":
+                connection = pair[1] if connection is None else connection + b"," + pair[1]
+        elif host is not None and lower == b"host":
+            kept.append((pair[0], host))
+        elif not prefixes or not lower.startswith(prefixes):
+            kept.append(pair)
+    if connection is not None:
+        options = tokens(connection) - HOP_BY_HOP - NEVER_NAMED - _CONNECTION_WORDS
         if options:
             kept = [pair for pair in kept if pair[0].lower() not in options]
     return kept
@@ -135,3 +155,11 @@ def serialize_trailers(fields: Fields) -> bytes:
     if not fields:
         return b"0\r\n\r\n"
     return serialize(b"0", fields)
+
+
+def is_one_head(head: bytes, field_count: int) -> bool:
+    """Whether a serialized head has the lines it should have, and no NUL.
+
+    A line break inside of a field would make two of one (CVE-2019-12387): whoever writes a head counts.
+    """
+    return head.count(b"\n") == head.count(b"\r\n") == head.count(b"\r") == field_count + 2 and b"\0" not in head

@@ -52,7 +52,10 @@ class Progress:
 
 
 class RawHeaders(Headers):
-    """Header fields that reach the wire in their own case and order, in the shape that ``IAgent`` asks for."""
+    """Header fields that reach the wire in their own case and order, in the shape that ``IAgent`` asks for.
+
+    They are complete, with Host and, for a body of known length, Content-Length; only Transfer-Encoding is added.
+    """
 
     def __init__(self, fields: Fields, progress: Progress | None = None) -> None:
         # Headers.__init__ would sort the fields into a dictionary, which is what must not happen to them.
@@ -137,31 +140,23 @@ class Origin:
         body: IBodyProducer | None,
         progress: Progress | None,
     ) -> OutgoingRequest:
+        chunked = body is not None and body.length is UNKNOWN_LENGTH
         if isinstance(headers, RawHeaders):
             fields = headers.fields
         else:
             pairs = headers.getAllRawHeaders() if headers is not None else ()
             fields = [(name, value) for name, values in pairs for value in values]
-        has_host = has_length = False
-        for name, value in fields:
-            lower = name.lower()
-            if lower == b"host":
-                has_host = True
-            elif lower == b"content-length":
-                has_length = True
-            # A line break here would be a request of its own (CVE-2019-12387).
-            if not f.is_field_value(value) or not f.is_token(name):
-                raise ValueError("a header field is not well-formed")
-        if not f.is_token(method):
-            raise ValueError("the method is not a token")
-        if not has_host:
-            fields = [(b"Host", self.authority), *fields]
-        chunked = body is not None and body.length is UNKNOWN_LENGTH
+            names = {name.lower() for name, _ in fields}
+            if b"host" not in names:
+                fields.insert(0, (b"Host", self.authority))
+            if body is not None and not chunked and b"content-length" not in names:
+                fields.append((b"Content-Length", b"%d" % body.length))
         if chunked:
             fields = [*fields, (b"Transfer-Encoding", b"chunked")]
-        elif body is not None and not has_length:
-            fields = [*fields, (b"Content-Length", b"%d" % body.length)]
-        return OutgoingRequest(method, target, fields, body, chunked, progress.on_interim if progress else None)
+        head = f.serialize(b"%b %b HTTP/1.1" % (method, target), fields)
+        if not f.is_token(method) or not f.is_one_head(head, len(fields)):
+            raise ValueError("the method or a header field is not well-formed")
+        return OutgoingRequest(method, head, body, chunked, progress.on_interim if progress else None)
 
     # -- connections -----------------------------------------------------------------------------------------
 

@@ -77,9 +77,8 @@ class Upload:
         self._held.append(data)
         if self.received_bytes == self.length:
             self.complete = True
-        if self._looking:
-            if self._look is None or self._look(data):
-                self._seen()
+        if self._looking and (self._look is None or self._look(data)):
+            self._seen()
         if not self._looking and self._consumer is None and not self.complete:
             self._request.pause_body()
 

@@ -57,11 +57,20 @@ class Context:
     now: Callable[[], float]
     next_request_id: Callable[[], str]
     write_access: Callable[[AccessRecord], None]
+    request_drop: frozenset[bytes] = field(init=False)
+    request_prefixes: tuple[bytes, ...] = field(init=False)
     response_prefixes: tuple[bytes, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Field name prefixes that no upstream may set in an answer: those are words of this proxy."""
+        """Which fields do not pass: see docs/fidelity.md.
+
+        Expect is answered here (RFC 9110 10.1.1). Fields with the proxy's own prefix are words to the proxy on the
+        way up, and may be set by no upstream on the way down.
+        """
         own = (f.CONTROL_PREFIX,) if self.config.fidelity.strip_control_fields else ()
+        identity = {b"x-user-id"} if self.config.identity.strip else set()
+        object.__setattr__(self, "request_drop", f.HOP_BY_HOP | {b"expect"} | identity)
+        object.__setattr__(self, "request_prefixes", own)
         object.__setattr__(self, "response_prefixes", own + self.cors.prefixes)
 
 

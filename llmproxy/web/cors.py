@@ -7,8 +7,7 @@ without it behind a network error that nobody can read. A preflight is answered 
 from __future__ import annotations
 
 from llmproxy.config.model import Cors
-from llmproxy.core import fields as f
-from llmproxy.core.fields import Fields
+from llmproxy.core.fields import Fields, Index
 
 FIELD_PREFIX = b"access-control-"
 """The upstream's own CORS fields are about another origin; they are replaced, not doubled."""
@@ -34,7 +33,7 @@ class CorsPolicy:
         self._open: Fields = [(b"Access-Control-Allow-Origin", b"*")]
         self._open_exposed: Fields = [*self._open, *self._exposed]
 
-    def answer_fields(self, request_fields: Fields) -> Fields:
+    def answer_fields(self, request: Index) -> Fields:
         """What to add to an answer.
 
         The list of exposed fields is a kilobyte that only a browser reads; it is sent when there is an Origin.
@@ -42,29 +41,29 @@ class CorsPolicy:
         if not self.enabled:
             return []
         if self._any_origin:
-            return self._open if f.get(request_fields, b"origin") is None else self._open_exposed
+            return self._open if request.get(b"origin") is None else self._open_exposed
         vary: Fields = [(b"Vary", b"Origin")]  # caches must not serve one origin's answer to another
-        origin = f.get(request_fields, b"origin")
+        origin = request.get(b"origin")
         if origin is None or origin not in self._origins:
             return vary
         return [(b"Access-Control-Allow-Origin", origin), *self._exposed, *vary]
 
-    def is_preflight(self, method: bytes, request_fields: Fields) -> bool:
+    def is_preflight(self, method: bytes, request: Index) -> bool:
         """Whether a request is a browser's question and not a caller's OPTIONS (Fetch 3.2.2)."""
         return (
             self.enabled
             and method == b"OPTIONS"
-            and f.get(request_fields, b"origin") is not None
-            and f.get(request_fields, b"access-control-request-method") is not None
+            and request.get(b"origin") is not None
+            and request.get(b"access-control-request-method") is not None
         )
 
-    def preflight_fields(self, request_fields: Fields) -> Fields:
+    def preflight_fields(self, request: Index) -> Fields:
         """The answer to a preflight, besides :meth:`answer_fields`.
 
         Where any field is allowed, the browser's list is echoed: ``*`` would not cover Authorization (Fetch 4.9).
         """
         allowed = self._fields
-        asked = f.get(request_fields, b"access-control-request-headers")
+        asked = request.get(b"access-control-request-headers")
         if self._any_field and asked:
             allowed = asked
         answer: Fields = [(b"Access-Control-Allow-Methods", self._methods)]

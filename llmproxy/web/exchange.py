@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import RESPONSES, PotentialDataLoss, datetimeToString
 
-from llmproxy.core import errors, framing
+from llmproxy.core import errors
 from llmproxy.core import fields as f
 from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ProxyError
@@ -48,9 +48,8 @@ WAITING = "waiting"
 RELAYING = "relaying"
 DONE = "done"
 
-_NOT_FORWARDED = frozenset((b"expect",))
-_EVENT_STREAM = b"text/event-stream"
-_UPSTREAM_REQUEST_IDS = frozenset((b"x-request-id", b"request-id", b"x-amzn-requestid"))
+_STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+_MAX_ID_CHARACTERS = 256
 
 
 class Exchange:
@@ -102,14 +101,14 @@ class Exchange:
         self.route = route
         self.meta_user = meta_user
         self.rest = rest
-        if b"websocket" in f.tokens(request.fields, b"upgrade"):
+        if b"websocket" in f.tokens(request.index.get(b"upgrade")):
             self._refuse_websocket()
             return
         if request.body_done:
             self._forward()
             return
         look = None
-        if f.get(request.fields, b"content-encoding") is None:
+        if b"content-encoding" not in request.index:
             self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
             look = self._peek.feed
         self._upload = Upload(request, look, self._forward, self.body_broken)
@@ -165,23 +164,15 @@ class Exchange:
 
     def _request_fields(self, route: Route) -> Fields:
         """The caller's fields with the changes that docs/fidelity.md lists."""
-        config = self.context.config
-        also = _NOT_FORWARDED | {b"x-user-id"} if config.identity.strip else _NOT_FORWARDED
-        prefixes = (f.CONTROL_PREFIX,) if config.fidelity.strip_control_fields else ()
-        fields = f.end_to_end(self.request.fields, also, prefixes)
-        chunked = self.request.body.kind == framing.CHUNKED
-        if not config.fidelity.preserve_host or chunked:
-            kept: Fields = []
-            for name, value in fields:
-                lower = name.lower()
-                if lower == b"host" and not config.fidelity.preserve_host:
-                    kept.append((name, route.authority))
-                elif lower != b"content-length" or not chunked:
-                    kept.append((name, value))
-            fields = kept
-        if config.fidelity.x_forwarded_for:
+        context = self.context
+        switches = context.config.fidelity
+        host = None if switches.preserve_host else route.authority
+        fields = f.end_to_end(self.request.fields, context.request_drop, context.request_prefixes, host)
+        if b"host" not in self.request.index:  # HTTP/1.0
+            fields.insert(0, (b"Host", route.authority))
+        if switches.x_forwarded_for:
             fields.append((b"X-Forwarded-For", self.peer_host().encode()))
-        if config.fidelity.via:
+        if switches.via:
             fields.append((b"Via", self.request.clientproto[5:] + b" llmproxy"))
         return fields
 
@@ -207,21 +198,17 @@ class Exchange:
     def _response_fields(self, response: Response) -> Fields:
         """The upstream's fields with the changes that docs/fidelity.md lists."""
         config = self.context.config
-        prefixes = self.context.response_prefixes
-        fields = f.end_to_end(response.fields, prefixes=prefixes)
-        buffering = False
-        for name, value in fields:
-            lower = name.lower()
-            if lower == b"content-type":
-                self.streamed = value.strip().lower().startswith((_EVENT_STREAM, b"application/vnd.amazon.eventstream"))
-            elif lower in _UPSTREAM_REQUEST_IDS:
-                self.upstream_request_id = value.decode("latin-1")
-            elif lower == b"x-accel-buffering":
-                buffering = True
-        if self.streamed and not buffering and config.fidelity.accel_buffering:
+        index = response.index
+        fields = f.end_to_end(response.fields, prefixes=self.context.response_prefixes)
+        content_type = index.get(b"content-type")
+        self.streamed = content_type is not None and content_type.lower().startswith(_STREAMS)
+        upstream_id = index.get(b"x-request-id") or index.get(b"request-id")
+        if upstream_id is not None:
+            self.upstream_request_id = upstream_id[:_MAX_ID_CHARACTERS].decode("latin-1")
+        if self.streamed and config.fidelity.accel_buffering and b"x-accel-buffering" not in index:
             # nginx in front of us would otherwise gather events before it sends them on.
             fields.append((b"X-Accel-Buffering", b"no"))
-        if config.fidelity.rewrite_upload_urls and self.route is not None:
+        if config.fidelity.rewrite_upload_urls and self.route is not None and uploads.concerned(index):
             fields = uploads.rewritten(fields, self.route, self._provider_url())
         if config.fidelity.via:
             fields.append((b"Via", b"1.1 llmproxy"))
@@ -367,7 +354,7 @@ class Exchange:
             "duration_ms": _ms(now - began),
             "end_reason": end_reason.value,
             "phase": self.phase,
-            "sdk": sdk_of(f.get(request.fields, b"user-agent")),
+            "sdk": sdk_of(request.index.get(b"user-agent")),
             "retries": progress.retries,
             "error_class": self.error_class or None,
             "client": client,

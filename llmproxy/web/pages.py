@@ -14,7 +14,6 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llmproxy.core import errors
-from llmproxy.core import fields as f
 from llmproxy.core.errors import ProxyError
 from llmproxy.web import uploads
 from llmproxy.web.site import ProxyRequest
@@ -24,7 +23,7 @@ def _answer(request: ProxyRequest, content_type: bytes, body: bytes) -> bytes | 
     """``body`` for GET and HEAD; the 405 for the rest."""
     if request.method not in (b"GET", b"HEAD"):
         request.exchange.fail(ProxyError(errors.METHOD_NOT_ALLOWED), [(b"Allow", b"GET, HEAD")])
-        return cast(int, NOT_DONE_YET)
+        return NOT_DONE_YET
     request.setHeader(b"content-type", content_type)
     request.setHeader(b"cache-control", b"no-store")
     return body
@@ -88,9 +87,10 @@ class Index(Resource):
         here = uploads.public_base(request, exchange.context.config.server, exchange.peer_host()).decode("latin-1")
         routes = exchange.context.routes.values()
         lines = [(route.provider.title, here + route.provider.sdk_path) for route in routes]
-        if b"text/html" in (f.get(request.fields, b"accept") or b""):
+        if b"text/html" in (request.index.get(b"accept") or b""):
             rows = "".join(
-                f"<tr><th>{html.escape(title)}</th><td><code>{html.escape(url)}</code></td></tr>" for title, url in lines
+                f"<tr><th>{html.escape(title)}</th><td><code>{html.escape(url)}</code></td></tr>"
+                for title, url in lines
             )
             page = (
                 '<!doctype html><html lang="en"><meta charset="utf-8"><title>llmproxy</title>'
@@ -103,6 +103,8 @@ class Index(Resource):
             request.setHeader(b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
             return _answer(request, b"text/html; charset=utf-8", page.encode())
         width = max((len(title) for title, _ in lines), default=0)
-        text = "llmproxy: a reverse proxy for LLM providers. Point your SDK's base_url here, and change nothing else.\n\n"
+        text = (
+            "llmproxy: a reverse proxy for LLM providers. Point your SDK's base_url here, and change nothing else.\n\n"
+        )
         text += "".join(f"  {title:<{width}}  {url}\n" for title, url in lines)
         return _answer(request, b"text/plain; charset=utf-8", (text + "\nState: /health\n").encode())

@@ -29,7 +29,7 @@ class ProxyRequest(Request):
     """
 
     exchange: Exchange
-    site: ProxySite | None
+    site: ProxySite  # type: ignore[assignment]
 
     @property
     def peer_host(self) -> str:
@@ -47,9 +47,9 @@ class ProxyRequest(Request):
         """Begin the exchange; answer a browser's preflight here, before anything else."""
         exchange = self._admit()
         cors = exchange.context.cors
-        if cors.is_preflight(self.method, self.fields):
+        if cors.is_preflight(self.method, self.index):
             exchange.route_name = "preflight"
-            self.write_head(204, b"No Content", cors.preflight_fields(self.fields))
+            self.write_head(204, b"No Content", cors.preflight_fields(self.index))
             self.finish()
         else:
             super().process()
@@ -70,7 +70,7 @@ class ProxyRequest(Request):
         """Begin the answer, with what the proxy adds to every one."""
         exchange = self.exchange
         context = exchange.context
-        added: Fields = context.cors.answer_fields(self.fields)
+        added: Fields = context.cors.answer_fields(self.index)
         if context.config.fidelity.request_id:
             added = [*added, (b"X-LLM-Proxy-Request-ID", exchange.request_id.encode("ascii"))]
         super().write_head(status, reason, [*fields, *added])

@@ -48,7 +48,7 @@ class ProviderResource(Resource):
         else:
             exchange.route_name = self._name if self._meta_user is None else "meta/" + self._name
             exchange.forward_to(route, self._meta_user, rest)
-        return cast(int, NOT_DONE_YET)
+        return NOT_DONE_YET
 
 
 class Meta(Resource):
@@ -82,7 +82,7 @@ class NoRoute(Resource):
     def render(self, request: ProxyRequest) -> int:
         """Name the prefixes that there are."""
         request.exchange.fail(unknown_route(request.exchange.context))
-        return cast(int, NOT_DONE_YET)
+        return NOT_DONE_YET
 
 
 class Root(Resource):

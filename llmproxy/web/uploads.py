@@ -11,8 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from llmproxy.config.model import Server
-from llmproxy.core import fields as f
-from llmproxy.core.fields import Fields
+from llmproxy.core.fields import Fields, Index
 
 if TYPE_CHECKING:
     from llmproxy.web.context import Route
@@ -21,10 +20,13 @@ if TYPE_CHECKING:
 _FIELDS = frozenset((b"x-goog-upload-url", b"x-goog-upload-control-url"))
 
 
+def concerned(index: Index) -> bool:
+    """Whether an answer with these fields has any to rewrite."""
+    return not _FIELDS.isdisjoint(index)
+
+
 def rewritten(fields: Fields, route: Route, prefix: bytes) -> Fields:
     """``fields`` with upload URLs below ``prefix`` (scheme, authority and the path that leads to the provider)."""
-    if not any(name.lower() in _FIELDS for name, _ in fields):
-        return fields
     base = route.root + route.path_prefix
     return [
         (name, prefix + value[len(base) :])
@@ -44,10 +46,10 @@ def public_base(request: Request, config: Server, peer_host: str) -> bytes:
         return config.public_url.encode("ascii")
     secure = request.channel is not None and request.channel.isSecure()
     scheme = b"https" if secure else b"http"
-    forwarded = f.get(request.fields, b"x-forwarded-proto")
+    forwarded = request.index.get(b"x-forwarded-proto")
     if forwarded in (b"http", b"https") and _is_trusted(peer_host, config):
         scheme = forwarded
-    host = f.get(request.fields, b"host") or b"localhost"
+    host = request.index.get(b"host") or b"localhost"
     return scheme + b"://" + host
 
 

@@ -30,7 +30,7 @@ from zope.interface import implementer
 
 from llmproxy.core import fields as f
 from llmproxy.core import framing
-from llmproxy.core.fields import Fields
+from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import BodyFraming, FramingError
 from llmproxy.wire.direct import Writer, writer_for
 
@@ -79,15 +79,14 @@ class IdleTimeout(UpstreamError):
 class OutgoingRequest:
     """A request as it is to be written.
 
-    :ivar fields: all of them, with Host and the framing.
+    :ivar head: the whole head as it is sent, framing included. Whoever makes it has checked that it is one.
     :ivar body: None for no body; one whose ``data`` attribute is not None is written in one piece with the head.
     :ivar chunked: whether the body's pieces are framed as chunks.
     :ivar on_interim: called with ``(status, reason, fields)`` for interim answers other than 100.
     """
 
     method: bytes
-    target: bytes
-    fields: Fields
+    head: bytes
     body: IBodyProducer | None = None
     chunked: bool = False
     on_interim: Callable[[int, bytes, Fields], None] | None = None
@@ -98,6 +97,7 @@ class Response:
     """An answer: its head, and the body while it comes. Also the producer of that body, until it has ended.
 
     :ivar fields: the raw header fields in order.
+    :ivar index: the same as a look-up table.
     :ivar trailers: the raw trailer fields, once the body has ended.
     :ivar body: how the body ends.
     """
@@ -106,12 +106,20 @@ class Response:
     request: Any = None
 
     def __init__(
-        self, connection: ClientConnection, version: bytes, status: int, reason: bytes, fields: Fields, body: BodyFraming
+        self,
+        connection: ClientConnection,
+        version: bytes,
+        status: int,
+        reason: bytes,
+        fields: Fields,
+        index: Index,
+        body: BodyFraming,
     ) -> None:
         self.version = (b"HTTP", 1, 1 if version == b"1.1" else 0)
         self.code = status
         self.phrase = reason
         self.fields = fields
+        self.index = index
         self.body = body
         self.length: object = UNKNOWN_LENGTH
         if body.kind == framing.LENGTH:
@@ -145,7 +153,7 @@ class Response:
         """
         self._protocol = protocol
         self._read_done = getattr(protocol, "read_done", None)
-        protocol.makeConnection(self)
+        protocol.makeConnection(self)  # type: ignore[arg-type]
         early, self._early = self._early, []
         for data in early:
             protocol.dataReceived(data)
@@ -342,6 +350,7 @@ class ClientConnection(Protocol):
 
         Cancelling it drops the connection.
         """
+        head = outgoing.head
         writer = cast(Writer, self._writer)
         self.served += 1
         self._outgoing = outgoing
@@ -353,7 +362,6 @@ class ClientConnection(Protocol):
         self._in_head = True
         self._failure = None
         result = self._result = Deferred(self._cancelled)
-        head = f.serialize(b"%b %b HTTP/1.1" % (outgoing.method, outgoing.target), outgoing.fields)
         body = outgoing.body
         if body is None:
             writer.write(head)
@@ -411,7 +419,7 @@ class ClientConnection(Protocol):
             cast(Any, self.transport).unregisterProducer()
             outgoing.body.stopProducing()
 
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
         """The body's producer is registered with the transport when it is started."""
 
     def unregisterProducer(self) -> None:
@@ -454,15 +462,14 @@ class ClientConnection(Protocol):
             self._interim_answer(status, outgoing)
             return
         try:
-            body = framing.response_body(outgoing.method, status, self._fields)
+            index = f.index(self._fields)
+            body = framing.response_body(outgoing.method, status, index)
         except FramingError as error:
             self._fail(InvalidAnswer(str(error)))
             return
         version = parser.get_http_version().encode("ascii")
-        self._keep = (
-            body.kind != framing.UNTIL_CLOSE and version == b"1.1" and b"close" not in f.tokens(self._fields, b"connection")
-        )
-        response = self._response = Response(self, version, status, self._reason, self._fields, body)
+        self._keep = body.kind != framing.UNTIL_CLOSE and not framing.wants_close(version, index)
+        response = self._response = Response(self, version, status, self._reason, self._fields, index, body)
         result, self._result = self._result, None
         if outgoing.method == b"HEAD":
             # llhttp cannot be told that this answer has no body: it is over here, and so is this parser.
@@ -526,7 +533,9 @@ class ClientConnection(Protocol):
 
     def give_up_waiting(self) -> None:
         """The deadline has passed: end the request with the timeout that it means."""
-        self._fail(IdleTimeout("the answer stopped coming") if self._answer_begun else FirstByteTimeout("no answer began"))
+        self._fail(
+            IdleTimeout("the answer stopped coming") if self._answer_begun else FirstByteTimeout("no answer began")
+        )
         self.abort()
 
     def close(self) -> None:
@@ -562,4 +571,3 @@ def _invalid(error: httptools.HttpParserError) -> UpstreamError:
         cause = error.__context__
         return InvalidAnswer(f"relaying the answer failed: {type(cause).__name__}")
     return InvalidAnswer("the answer is not well-formed HTTP/1.1")
-

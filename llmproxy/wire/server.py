@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol as TypingProtocol, cast
+from typing import Any, cast
+from typing import Protocol as TypingProtocol
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -37,7 +38,7 @@ from zope.interface import implementer
 
 from llmproxy.core import fields as f
 from llmproxy.core import framing
-from llmproxy.core.fields import Fields
+from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import BodyFraming, FramingError
 from llmproxy.wire.direct import Writer, writer_for
 
@@ -118,6 +119,7 @@ class Request(server.Request):
     """One request, and the answer to it.
 
     :ivar fields: the raw header fields in order.
+    :ivar index: the same as a look-up table.
     :ivar method: the method, as sent.
     :ivar uri: the request target, as sent.
     :ivar path: the target without its query.
@@ -130,13 +132,15 @@ class Request(server.Request):
     defaultContentType = None
     channel: Channel | None  # type: ignore[assignment]
 
-    def __init__(  # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses
+    # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses.
+    def __init__(
         self,
         channel: Channel,
         method: bytes,
         target: bytes,
         version: bytes,
         fields: Fields,
+        index: Index,
         body: BodyFraming,
     ) -> None:
         self.channel = channel
@@ -146,11 +150,12 @@ class Request(server.Request):
         self.path = target.partition(b"?")[0]
         self.clientproto = b"HTTP/1.1" if version == b"1.1" else b"HTTP/1.0"
         self.fields = fields
+        self.index = index
         self.body = body
         self.body_done = body is framing.NO_BODY
         self.notifications = []
         self.queued = False
-        self.close_after = framing.wants_close(version, fields)
+        self.close_after = framing.wants_close(version, index)
         self.sent_body_bytes = 0
         self.head_written = False
         self.status = 0
@@ -195,20 +200,19 @@ class Request(server.Request):
     def process(self) -> None:
         """Find the resource for the path and render it. Called once, when the head is in."""
         channel = cast(Channel, self.channel)
-        self.site = channel.site
+        self.site = channel.site  # type: ignore[assignment]
         self.prepath = []
         segments = self.path[1:].split(b"/")
         self.postpath = [unquote_to_bytes(s) for s in segments] if b"%" in self.path else segments
         self._continue_owed = (
             not self.body_done
             and self.clientproto == b"HTTP/1.1"
-            and f.get(self.fields, b"expect") is not None
-            and b"100-continue" in f.tokens(self.fields, b"expect")
+            and b"100-continue" in f.tokens(self.index.get(b"expect"))
         )
         try:
             resource = getChildForRequest(channel.site.resource, self)
             self.render(resource)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a resource raises is one request's end
             self.processingFailed(Failure())
 
     def render(self, resrc: IResource) -> None:
@@ -386,10 +390,8 @@ class Request(server.Request):
             self.flush()
 
     def _write_own_head(self) -> None:
-        fields: Fields = [
-            (name, value) for name, values in self.responseHeaders.getAllRawHeaders() for value in values
-        ]
-        if f.get(fields, b"date") is None:
+        fields: Fields = [(name, value) for name, values in self.responseHeaders.getAllRawHeaders() for value in values]
+        if not self.responseHeaders.hasHeader(b"date"):
             # RFC 9110 6.6.1: an origin server with a clock sends Date; for our own answers we are the origin.
             fields.insert(0, (b"Date", datetimeToString()))
         fields.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
@@ -598,14 +600,15 @@ class Channel(Protocol):
         version = parser.get_http_version().encode("ascii")
         self._in_head = False
         self._head_bytes = 0
+        index = f.index(self._fields)
         try:
-            body = framing.judge_request(method, self._target, version, self._fields)
+            body = framing.judge_request(method, self._target, version, index)
         except FramingError as error:
             self._refusal = error
             return
         if body.kind == framing.LENGTH and body.length_bytes == 0:
             body = framing.NO_BODY
-        request = self.site.requestFactory(self, method, self._target, version, self._fields, body)
+        request = self.site.requestFactory(self, method, self._target, version, self._fields, index, body)
         self._arriving = request
         self._upgrade = parser.should_upgrade()
         if self._current is None and not self._waiting:
@@ -650,7 +653,13 @@ class Channel(Protocol):
             return
         if self._current is None:
             request = self.site.requestFactory(
-                self, self._method(), self._target or b"/", b"1.1", self._fields, framing.NO_BODY
+                self,
+                self._method(),
+                self._target or b"/",
+                b"1.1",
+                self._fields,
+                f.index(self._fields),
+                framing.NO_BODY,
             )
             request.close_after = True
             request.refuse(error)
@@ -661,8 +670,8 @@ class Channel(Protocol):
     def _method(self) -> bytes:
         """The method, if the parser has come that far."""
         try:
-            return cast(bytes, self._parser.get_method()) or b"GET"
-        except Exception:  # httptools has no method to give before the first line is read
+            return self._parser.get_method() or b"GET"
+        except Exception:  # noqa: BLE001 - httptools has no method to give before the first line is read
             return b"GET"
 
     # -- answering -------------------------------------------------------------------------------------------
@@ -750,7 +759,7 @@ class Channel(Protocol):
             self._reading_held = False
             cast(Any, self.transport).resumeProducing()
 
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
         """``producer`` writes the current answer; it is paused at once if the caller is behind."""
         self._producer = producer
         if self._throttled:

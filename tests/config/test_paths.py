@@ -24,7 +24,7 @@ class PathsTests(SynchronousTestCase):
 
     def test_identity_secret(self) -> None:
         """The secret is kept in the state directory."""
-        self.assertEqual(identity_secret_file(Config(state_dir="/s"), {}), "/s/identity_secret")
+        self.assertEqual(identity_secret_file(Config(state_dir="/s"), {}), "/s/identity-secret")
 
     def test_absolute(self) -> None:
         """Paths are meant from where the proxy was started."""

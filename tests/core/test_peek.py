@@ -147,6 +147,19 @@ class AnyObject(SynchronousTestCase):
 class OneBody(SynchronousTestCase):
     """Single cases with a story."""
 
+    def test_last_of_repeated_keys(self) -> None:
+        """A later value of another type takes the earlier one's place: no provider would read the earlier."""
+        for value in (b"[1]", b"{}", b"null", b'"' + b"x" * 9000 + b'"'):
+            text = (
+                b'{"model": "a", "metadata": {"user_id": "u"}, "model": '
+                + value
+                + b', "metadata": '
+                + value
+                + b"}"
+            )
+            for peek in (_looked_at([text], ("metadata", "user_id")), _slowly(text, ("metadata", "user_id"))):
+                self.assertEqual((peek.model, peek.user, peek.complete), (None, None, True))
+
     def test_done_when_the_object_ends(self) -> None:
         """The look is over with the last brace; a field that was not found is known not to be there."""
         peek = BodyPeek(LIMIT_BYTES)

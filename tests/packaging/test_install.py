@@ -1,5 +1,9 @@
 """Whoever installs llmproxy, in whichever way, can say `twistd llmproxy` from any folder."""
 
+import http.client
+import json
+import socket
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -7,7 +11,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.version import VERSION
-from tests.packaging.workshop import TWISTD, run, workshop
+from tests.packaging.workshop import PROGRAM_LIMIT_S, TWISTD, environment_variables, run, workshop
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +55,30 @@ class InstalledTests(SynchronousTestCase):
         self.assertRegex(told, r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
     def test_a_wheel_needs_no_configuration_files(self) -> None:
-        """Where there is no `configs` folder, an installed llmproxy takes its built-in configuration."""
-        shown = run(from_wheel() / "llmproxy", "show-config", cwd=workshop().elsewhere)
-        self.assertIn("https://api.openai.com", shown)
+        """Where there is no `configs` folder, an installed llmproxy starts on its built-in configuration."""
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        listen = f"tcp:{port}:interface=127.0.0.1"
+        proxy = subprocess.Popen(
+            (from_wheel() / "python", *TWISTD, "--nodaemon", "--pidfile=", "llmproxy", "--port", listen),
+            cwd=workshop().elsewhere,
+            env=environment_variables() | {"LLM_PROXY_IDENTITY_SECRET": "for this test alone"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.addCleanup(proxy.communicate, timeout=PROGRAM_LIMIT_S)
+        self.addCleanup(proxy.terminate)
+        assert proxy.stdout is not None
+        for line in proxy.stdout:  # ends without the banner when the proxy does
+            if "listening" in line:
+                break
+        else:
+            self.fail("twistd ended without a listening proxy")
+        self.assertIn("configuration: built-in defaults", line)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROGRAM_LIMIT_S)
+        self.addCleanup(connection.close)
+        connection.request("GET", "/health")
+        health = json.loads(connection.getresponse().read())
+        self.assertEqual(health["providers"]["openai"]["baseURL"], "https://api.openai.com")

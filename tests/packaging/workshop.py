@@ -40,14 +40,18 @@ TWISTD: Final = (
 )
 
 
+def environment_variables() -> dict[str, str]:
+    """Ours, but none that leads back to the project's own checkout or changes what the proxy does."""
+    left_out = ("PYTHON", "GIT_", "LLM_PROXY_", "ENVIRONMENT", "PORT", "LOG_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+
+
 def run(*command: str | Path, cwd: Path) -> str:
     """What a program prints, errors included; a failing program fails the test and shows what it said."""
-    # No PYTHONPATH and no variable of git's: none that leads back to the project's own checkout.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GIT_"))}
     done = subprocess.run(
         [str(each) for each in command],
         cwd=cwd,
-        env=environ,
+        env=environment_variables(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
