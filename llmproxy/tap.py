@@ -24,7 +24,7 @@ from twisted.python.usage import UsageError
 
 from llmproxy.config import ConfigError, load
 from llmproxy.config.model import DEFAULT_PORT, Config
-from llmproxy.config.paths import state_dir
+from llmproxy.config.paths import identity_secret_file
 from llmproxy.core.identity import CredentialIds
 from llmproxy.observe.access import AccessRecord
 from llmproxy.observe.log import LogObserver
@@ -70,20 +70,27 @@ class Options(UsageOptions):
     log_path: str | None = None
     own_log = False
 
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse, as every Options does; a mistake is one line on standard error and not a page of usage."""
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            _refuse(str(error))
+
     def postOptions(self) -> None:
-        """Load the configuration and check the port, so that a mistake is a message and not a traceback."""
+        """Load the configuration and check the port, while a mistake can still be one line.
+
+        :raises SystemExit: with status 1, after the lines on standard error.
+        """
         try:
             self.config = load(
                 environ=os.environ, cwd=os.getcwd(), config_file=self["config"], environment=self["environment"]
             )
-        except ConfigError as error:
-            raise UsageError(str(error)) from None
-        self.listen = self._listen()
-        try:
+            self.listen = _listen_at(self["port"], self.config)
             listening_endpoint(self.listen)
             proxy_for("", os.environ)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        except (ConfigError, ValueError) as error:
+            _refuse(str(error))
         parent: Mapping[str, Any] = self.parent or {}
         self.own_log = bool(parent.get("logger") or parent.get("syslog"))
         if parent.get("logfile") not in (None, "-"):
@@ -96,17 +103,17 @@ class Options(UsageOptions):
         print(f"llmproxy {VERSION}")
         sys.exit(0)
 
-    def _listen(self) -> int | str:
-        for value in (self["port"], os.environ.get("PORT") or None, self.config.server.port):
-            if value is not None:
-                break
-        else:
-            return DEFAULT_PORT
-        if isinstance(value, str) and value.isascii() and value.isdigit():
-            value = int(value)
-        if isinstance(value, int) and not 0 <= value <= 65535:
-            raise UsageError(f"the port {value} is not between 0 and 65535")
-        return value
+
+def _listen_at(option: str | None, config: Config) -> int | str:
+    """A port number or an endpoint string: the option, else what the configuration says (PORT included), else 9002."""
+    value: int | str | None = option if option is not None else config.server.port
+    if value is None:
+        return DEFAULT_PORT
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, int) and not 0 <= value <= 65535:
+        raise ValueError(f"the port {value} is not between 0 and 65535")
+    return value
 
 
 class AllInterfaces:
@@ -261,7 +268,7 @@ def _identity_secret(config: Config, environ: Mapping[str, str]) -> bytes:
     if config.identity.secret:
         return config.identity.secret.encode()
     try:
-        return load_or_create(os.path.join(state_dir(config, environ), "identity-secret"))
+        return load_or_create(identity_secret_file(config, environ))
     except IdentitySecretError as error:
         raise StartError(f"{error}; or set LLM_PROXY_IDENTITY_SECRET") from None
 
@@ -312,5 +319,6 @@ def _log_access(record: AccessRecord) -> None:
 
 
 def _refuse(text: str) -> NoReturn:
-    print(f"llmproxy: {text}", file=sys.__stderr__)
+    for line in text.splitlines():
+        print(f"llmproxy: {line}", file=sys.__stderr__)
     raise SystemExit(1)

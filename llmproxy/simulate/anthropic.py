@@ -49,9 +49,7 @@ def _question(body: Mapping[str, Any]) -> Question:
         tools=[
             Tool(name=tool["name"], schema=tool["input_schema"])
             for tool in body.get("tools") or []
-            if isinstance(tool, Mapping)
-            and isinstance(tool.get("input_schema"), Mapping)
-            and tool.get("name")
+            if isinstance(tool, Mapping) and isinstance(tool.get("input_schema"), Mapping) and tool.get("name")
         ],
         tool_choice=kinds.get(str(choice.get("type")), "auto"),
         max_tokens=whole_number(body.get("max_tokens")),
@@ -129,9 +127,7 @@ def messages(ask: Ask, house: House) -> Reply:
     ask.must_fit()
     content: list[dict[str, Any]] = []
     if shown:
-        content.append(
-            {"type": "thinking", "thinking": "".join(answer.thoughts()), "signature": _signature(answer)}
-        )
+        content.append({"type": "thinking", "thinking": "".join(answer.thoughts()), "signature": _signature(answer)})
     if answer.call:
         content.append(_tool_block(answer.call, msgspec.json.decode(answer.call.arguments)))
     else:
@@ -144,9 +140,7 @@ def _tool_block(call: Call, arguments: object) -> dict[str, Any]:
     return {"type": "tool_use", "id": new_id("toolu_01", 24), "name": call.name, "input": arguments}
 
 
-def _block(
-    index: int, begun: dict[str, Any], deltas: Iterator[dict[str, Any]], *, ping: bool
-) -> Iterator[bytes]:
+def _block(index: int, begun: dict[str, Any], deltas: Iterator[dict[str, Any]], *, ping: bool) -> Iterator[bytes]:
     yield _event({"type": "content_block_start", "index": index, "content_block": begun})
     if ping:
         yield _event({"type": "ping"})

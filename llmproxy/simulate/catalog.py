@@ -41,20 +41,12 @@ ANTHROPIC: Final = (
     Model(name="claude-opus-5-5", title="Claude Opus 5.5", input_limit=1_000_000, output_limit=64_000),
     Model(name="claude-sonnet-5-5", title="Claude Sonnet 5.5", input_limit=1_000_000, output_limit=64_000),
     Model(name="claude-haiku-5-5", title="Claude Haiku 5.5", input_limit=200_000, output_limit=64_000),
-    Model(
-        name="claude-sonnet-4-5-20250929", title="Claude Sonnet 4.5", input_limit=200_000, output_limit=64_000
-    ),
+    Model(name="claude-sonnet-4-5-20250929", title="Claude Sonnet 4.5", input_limit=200_000, output_limit=64_000),
     Model(name="claude-opus-4-1-20250805", title="Claude Opus 4.1", input_limit=200_000, output_limit=32_000),
     Model(name="claude-sonnet-4-20250514", title="Claude Sonnet 4", input_limit=200_000, output_limit=64_000),
-    Model(
-        name="claude-3-7-sonnet-20250219", title="Claude Sonnet 3.7", input_limit=200_000, output_limit=64_000
-    ),
-    Model(
-        name="claude-3-5-sonnet-20241022", title="Claude Sonnet 3.5", input_limit=200_000, output_limit=8_192
-    ),
-    Model(
-        name="claude-3-5-haiku-20241022", title="Claude Haiku 3.5", input_limit=200_000, output_limit=8_192
-    ),
+    Model(name="claude-3-7-sonnet-20250219", title="Claude Sonnet 3.7", input_limit=200_000, output_limit=64_000),
+    Model(name="claude-3-5-sonnet-20241022", title="Claude Sonnet 3.5", input_limit=200_000, output_limit=8_192),
+    Model(name="claude-3-5-haiku-20241022", title="Claude Haiku 3.5", input_limit=200_000, output_limit=8_192),
     Model(name="claude-3-haiku-20240307", title="Claude Haiku 3", input_limit=200_000, output_limit=4_096),
 )
 
@@ -75,9 +67,7 @@ GEMINI: Final = (
         output_limit=65_536,
         thinks=True,
     ),
-    Model(
-        name="gemini-2.5-pro", title="Gemini 2.5 Pro", input_limit=1_048_576, output_limit=65_536, thinks=True
-    ),
+    Model(name="gemini-2.5-pro", title="Gemini 2.5 Pro", input_limit=1_048_576, output_limit=65_536, thinks=True),
     Model(
         name="gemini-2.5-flash",
         title="Gemini 2.5 Flash",
@@ -103,9 +93,7 @@ GROQ: Final = (
     Model(name="llama-3.1-8b-instant", title="Meta", input_limit=131_072, output_limit=131_072),
     Model(name="openai/gpt-oss-120b", title="OpenAI", input_limit=131_072, output_limit=65_536, thinks=True),
     Model(name="openai/gpt-oss-20b", title="OpenAI", input_limit=131_072, output_limit=65_536, thinks=True),
-    Model(
-        name="qwen/qwen3-32b", title="Alibaba Cloud", input_limit=131_072, output_limit=40_960, thinks=True
-    ),
+    Model(name="qwen/qwen3-32b", title="Alibaba Cloud", input_limit=131_072, output_limit=40_960, thinks=True),
 )
 
 

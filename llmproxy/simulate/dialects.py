@@ -50,9 +50,7 @@ class Dialect(Protocol):
 
 
 def message_of(refusal: Refusal) -> str:
-    return refusal.message or MESSAGES.get(
-        refusal.status, f"The simulator was asked for status {refusal.status}."
-    )
+    return refusal.message or MESSAGES.get(refusal.status, f"The simulator was asked for status {refusal.status}.")
 
 
 def rfc3339(now_s: float) -> str:
@@ -235,12 +233,7 @@ _GEMINI_STATUSES: Final = {
 
 def gemini_key(ask: Ask) -> str:
     """The key, in the field or in the query as curl users send it."""
-    return (
-        ask.field(b"x-goog-api-key")
-        or ask.query.get("key", "")
-        or bearer(ask)
-        or ask.query.get("access_token", "")
-    )
+    return ask.field(b"x-goog-api-key") or ask.query.get("key", "") or bearer(ask) or ask.query.get("access_token", "")
 
 
 class Gemini:

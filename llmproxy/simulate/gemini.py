@@ -52,9 +52,7 @@ def _question(body: Mapping[str, Any], model: str) -> Question:
         raise Refusal(400, "* GenerateContentRequest.contents: contents is not specified\n")
     config = _get(body, "generationConfig")
     system = _text(_get(body, "systemInstruction"))
-    declared = [
-        function for tool in body.get("tools") or [] for function in _get(tool, "functionDeclarations") or []
-    ]
+    declared = [function for tool in body.get("tools") or [] for function in _get(tool, "functionDeclarations") or []]
     schema = _get(config, "responseJsonSchema") or _get(config, "responseSchema")
     if schema is None and _get(config, "responseMimeType") == "application/json":
         schema = {"properties": {"answer": {"type": "string"}}}
@@ -63,10 +61,7 @@ def _question(body: Mapping[str, Any], model: str) -> Question:
         texts=([system] if system else []) + [_text(content) for content in contents],
         asked=_text(contents[-1]),
         attachments=sum(
-            1
-            for content in contents
-            for part in _parts(content)
-            if _get(part, "inlineData") or _get(part, "fileData")
+            1 for content in contents for part in _parts(content) if _get(part, "inlineData") or _get(part, "fileData")
         ),
         after_tool=any(_get(part, "functionResponse") for part in _parts(contents[-1])),
         tools=[
@@ -173,9 +168,7 @@ def count_tokens(ask: Ask, house: House) -> Reply:
 
 
 def _embedding(body: Mapping[str, Any]) -> dict[str, Any]:
-    size = _get(body, "outputDimensionality") or _get(
-        _get(body, "embedContentConfig"), "outputDimensionality"
-    )
+    size = _get(body, "outputDimensionality") or _get(_get(body, "embedContentConfig"), "outputDimensionality")
     size = 768 if size is None else size
     if not isinstance(size, int) or not 1 <= size <= 3072:
         raise Refusal(400, "outputDimensionality must be from 1 to 3072")

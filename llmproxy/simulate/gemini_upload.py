@@ -37,9 +37,7 @@ def start(ask: Ask, house: House) -> Reply:
     ask.dialect.check_key(ask)
     command = ask.field(b"x-goog-upload-command").lower()
     if ask.field(b"x-goog-upload-protocol").lower() != "resumable" or command != "start":
-        raise Refusal(
-            400, "Only resumable uploads are simulated: X-Goog-Upload-Protocol: resumable, command start."
-        )
+        raise Refusal(400, "Only resumable uploads are simulated: X-Goog-Upload-Protocol: resumable, command start.")
     described = ask.json().get("file") if ask.body else {}
     announced = ask.field(b"x-goog-upload-header-content-length")
     mime_type = ask.field(b"x-goog-upload-header-content-type") or "application/octet-stream"
@@ -50,10 +48,8 @@ def start(ask: Ask, house: House) -> Reply:
         mime_type=mime_type,
         expected_bytes=int(announced) if announced.isdigit() else None,
     )
-    url = (
-        f"{ask.origin}/upload/{ask.found['v']}/files?upload_id={upload_id}&upload_protocol=resumable".encode(
-            "latin-1"
-        )
+    url = f"{ask.origin}/upload/{ask.found['v']}/files?upload_id={upload_id}&upload_protocol=resumable".encode(
+        "latin-1"
     )
     fields: Fields = [
         (b"X-Goog-Upload-URL", url),
@@ -130,9 +126,7 @@ def _file(ask: Ask, house: House, upload: Upload) -> dict[str, Any]:
 def _known(ask: Ask, house: House) -> tuple[dict[str, Any], bytes]:
     found: tuple[dict[str, Any], bytes] | None = house.gemini_files.get("files/" + ask.found["id"])
     if found is None:
-        raise Refusal(
-            403, "You do not have permission to access the File " + ask.found["id"] + " or it may not exist."
-        )
+        raise Refusal(403, "You do not have permission to access the File " + ask.found["id"] + " or it may not exist.")
     return found
 
 

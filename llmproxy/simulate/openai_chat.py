@@ -43,11 +43,7 @@ def whole_number(value: object) -> int | None:
 
 def _tools(body: Mapping[str, Any]) -> list[Tool]:
     offered = [tool.get("function", tool) for tool in body.get("tools") or [] if isinstance(tool, Mapping)]
-    return [
-        Tool(name=f["name"], schema=f.get("parameters") or {})
-        for f in offered
-        if isinstance(f.get("name"), str)
-    ]
+    return [Tool(name=f["name"], schema=f.get("parameters") or {}) for f in offered if isinstance(f.get("name"), str)]
 
 
 def _choice(value: object) -> str:
@@ -219,9 +215,7 @@ def _chat_stream(ask: Ask, body: Mapping[str, Any], model: str, answer: Answer) 
             yield chunk(index, delta)
     usage = usage_of(ask, answer, count)
     for index in range(count):
-        last: dict[str, Any] = (
-            {"x_groq": {"id": request_id, "usage": usage}} if groq and index == count - 1 else {}
-        )
+        last: dict[str, Any] = {"x_groq": {"id": request_id, "usage": usage}} if groq and index == count - 1 else {}
         yield chunk(index, {}, _STOPS[answer.stop], **last)
     if counted:
         yield data_event(frame | {"choices": [], "usage": usage})

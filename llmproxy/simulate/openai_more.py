@@ -132,9 +132,7 @@ def speech(ask: Ask, house: House) -> Reply:
     body = ask.json()
     ask.model(body.get("model"))
     size = 16_384 if ask.wishes.text_bytes is None else ask.wishes.text_bytes
-    block = hashlib.sha256(str(body.get("input")).encode("utf-8", "replace")).digest() * (
-        _SPEECH_PIECE_BYTES // 32
-    )
+    block = hashlib.sha256(str(body.get("input")).encode("utf-8", "replace")).digest() * (_SPEECH_PIECE_BYTES // 32)
 
     def pieces() -> Iterator[bytes]:
         for at in range(0, size, _SPEECH_PIECE_BYTES):

@@ -65,9 +65,7 @@ def _question(body: Mapping[str, Any], model: str) -> Question:
         tools=[
             Tool(name=tool["name"], schema=tool.get("parameters") or {})
             for tool in body.get("tools") or []
-            if isinstance(tool, Mapping)
-            and tool.get("type") == "function"
-            and isinstance(tool.get("name"), str)
+            if isinstance(tool, Mapping) and tool.get("type") == "function" and isinstance(tool.get("name"), str)
         ],
         tool_choice=f"={named}" if named else choice if isinstance(choice, str) else "auto",
         max_tokens=whole_number(body.get("max_output_tokens")),
@@ -159,9 +157,7 @@ def _filled(item: dict[str, Any], body: Mapping[str, Any], answer: Answer, text:
             return item | {"status": status, "content": [_text_part(text)]}
 
 
-def finished(
-    frame: dict[str, Any], items: list[dict[str, Any]], answer: Answer, now_s: float
-) -> dict[str, Any]:
+def finished(frame: dict[str, Any], items: list[dict[str, Any]], answer: Answer, now_s: float) -> dict[str, Any]:
     """The response object at its end."""
     cut = answer.stop == "length"
     return frame | {
@@ -244,9 +240,7 @@ def create(ask: Ask, house: House) -> Reply:
     ask.must_fit()
     stored = _stored(frame, bare, body, answer, 0.0)
     if background:
-        stored.ready_s = (
-            ask.now_s + ask.wishes.delay_s + max(_BACKGROUND_S, answer.count * ask.wishes.pause_s)
-        )
+        stored.ready_s = ask.now_s + ask.wishes.delay_s + max(_BACKGROUND_S, answer.count * ask.wishes.pause_s)
         frame["status"] = "queued"
     if frame["store"] or background:
         house.responses[frame["id"]] = stored

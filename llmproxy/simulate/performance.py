@@ -51,9 +51,7 @@ class Performance:
         self._raw = False
         request.notifyFinish().addErrback(self._gone)
 
-    def perform(
-        self, status: int, fields: Fields, steps: Iterator[Step], wishes: Wishes, *, streamed: bool
-    ) -> None:
+    def perform(self, status: int, fields: Fields, steps: Iterator[Step], wishes: Wishes, *, streamed: bool) -> None:
         """Answer after the delay. `fields` hold a Content-Length where the body is whole."""
         self._steps, self._wishes = steps, wishes
         self._timer = self._clock.callLater(wishes.delay_s, self._begin, status, fields, streamed)

@@ -65,9 +65,7 @@ class Record:
             number = self._numbers[channel] = self.connections
         return number
 
-    def begin(
-        self, method: bytes, target: bytes, version: bytes, fields: Fields, connection: int
-    ) -> dict[str, Any]:
+    def begin(self, method: bytes, target: bytes, version: bytes, fields: Fields, connection: int) -> dict[str, Any]:
         """Note a request whose head is in; its body's size and hash are added when it has ended."""
         self.counts["requests"] += 1
         self.counts["answering"] += 1

@@ -89,9 +89,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     _route("GET /v1/models", ANTHROPIC, anthropic.models, _anthropic),
     _route("GET /v1/models/{model}", ANTHROPIC, anthropic.model, _anthropic),
     _route("GET /api/hello", ANTHROPIC, anthropic.hello, keyed=False),
-    _route(
-        "POST /{v}/models/{model}:(?P<verb>generateContent|streamGenerateContent)", GEMINI, gemini.generate
-    ),
+    _route("POST /{v}/models/{model}:(?P<verb>generateContent|streamGenerateContent)", GEMINI, gemini.generate),
     _route("POST /{v}/models/{model}:countTokens", GEMINI, gemini.count_tokens),
     _route("POST /{v}/models/{model}:(?P<verb>embedContent|batchEmbedContents)", GEMINI, gemini.embed),
     _route("GET /{v}/models", GEMINI, gemini.models, _gemini),
@@ -131,7 +129,5 @@ def find(ask: Ask) -> Endpoint:
             route.dialect.check_key(ask)
         return route.endpoint
     if other_method:
-        raise Refusal(
-            405, f"Not allowed to {ask.method.decode('latin-1')} on {ask.path}.", code="method_not_supported"
-        )
+        raise Refusal(405, f"Not allowed to {ask.method.decode('latin-1')} on {ask.path}.", code="method_not_supported")
     raise Refusal(404, f"Unknown request URL: {ask.method.decode('latin-1')} {ask.path}.", code="unknown_url")

@@ -53,9 +53,7 @@ def _package(name: str, coding: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise CodingUnavailable(
-            f"encoding={coding} needs the Python package {name}, which is not installed."
-        ) from None
+        raise CodingUnavailable(f"encoding={coding} needs the Python package {name}, which is not installed.") from None
 
 
 def coder_for(coding: str) -> _Coder:
@@ -81,9 +79,7 @@ def whole(body: bytes, coding: str | None) -> bytes:
     return coder.code(body) + coder.end()
 
 
-def steps_of_events(
-    events: Iterator[bytes], wishes: Wishes, error_event: Callable[[int], bytes]
-) -> Iterator[Step]:
+def steps_of_events(events: Iterator[bytes], wishes: Wishes, error_event: Callable[[int], bytes]) -> Iterator[Step]:
     """The steps of a streamed answer. Raises `CodingUnavailable` now, not later."""
     coder = None if wishes.encoding is None else coder_for(wishes.encoding)
     return _sized(_broken(_coded(_stopped(events, wishes, error_event), coder), wishes), wishes)

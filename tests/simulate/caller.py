@@ -25,6 +25,14 @@ class Transport(StringTransport):
 
     producer: Any
     aborted = False
+    room_bytes: int | None = None
+    """Where the caller does not read: how much is taken before the producer is paused."""
+
+    def write(self, data: bytes) -> None:
+        """Take the bytes; pause who writes them when there is no room."""
+        super().write(data)
+        if self.room_bytes is not None and len(self.value()) > self.room_bytes:
+            self.producer.pauseProducing()
 
     def abortConnection(self) -> None:
         """A reset."""
@@ -141,17 +149,13 @@ class Simulator:
         while self.clock.getDelayedCalls() and self.clock.seconds() < until:
             self.clock.advance(0.01)
 
-    def begin(
-        self, line: str, body: object = None, headers: dict[str, str] | None = None, **more: str
-    ) -> Call:
+    def begin(self, line: str, body: object = None, headers: dict[str, str] | None = None, **more: str) -> Call:
         """Send a request: `line` is method and target; a dict body is JSON. No time passes."""
         call = Call(self)
         call.send(request(line, body, headers, **more))
         return call
 
-    def ask(
-        self, line: str, body: object = None, headers: dict[str, str] | None = None, simulate: str = ""
-    ) -> Answer:
+    def ask(self, line: str, body: object = None, headers: dict[str, str] | None = None, simulate: str = "") -> Answer:
         """Send a request and wait for the whole answer."""
         wished = {"X-Simulate": simulate} if simulate else {}
         call = self.begin(line, body, (OPENAI if headers is None else headers) | wished)

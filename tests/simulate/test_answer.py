@@ -74,9 +74,7 @@ class ToolTests(SynchronousTestCase):
     """When a tool is called."""
 
     def _called(self, asked: str, choice: str = "auto", *, after_tool: bool = False) -> bool:
-        question = Question(
-            texts=[asked], asked=asked, tools=[_WEATHER], tool_choice=choice, after_tool=after_tool
-        )
+        question = Question(texts=[asked], asked=asked, tools=[_WEATHER], tool_choice=choice, after_tool=after_tool)
         return answer_to(question, Wishes()).call is not None
 
     def test_when_the_prompt_speaks_of_it(self) -> None:

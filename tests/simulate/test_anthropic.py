@@ -83,6 +83,7 @@ class MessagesTests(SynchronousTestCase):
 
     def test_cache(self) -> None:
         """input_tokens leaves out what is written to and read from the cache; the sum stays the prompt."""
+
         def content(**marked: Any) -> list[dict[str, Any]]:
             return [{"role": "user", "content": [{"type": "text", "text": "x" * 4000, **marked}]}]
 

@@ -85,7 +85,9 @@ class GenerateTests(SynchronousTestCase):
         for name in ("includeThoughts", "include_thoughts"):
             made = self._ask(generationConfig={"thinkingConfig": {name: True}}).json()
             self.assertEqual([p.get("thought") for p in made["candidates"][0]["content"]["parts"]], [True, None])
-        first = self._ask("streamGenerateContent?alt=sse", generationConfig={"thinkingConfig": {"includeThoughts": True}})
+        first = self._ask(
+            "streamGenerateContent?alt=sse", generationConfig={"thinkingConfig": {"includeThoughts": True}}
+        )
         self.assertTrue(first.data(CRLF)[0]["candidates"][0]["content"]["parts"][0]["thought"])
         without = self._ask(generationConfig={"thinkingConfig": {"thinkingBudget": 0}}).json()
         self.assertNotIn("thoughtsTokenCount", without["usageMetadata"])

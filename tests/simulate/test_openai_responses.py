@@ -24,7 +24,9 @@ class ResponsesTests(SynchronousTestCase):
     def test_whole(self) -> None:
         """One object with its items and its usage."""
         made = self._create().json()
-        self.assertEqual((made["object"], made["status"], made["model"]), ("response", "completed", "gpt-4o-2024-08-06"))
+        self.assertEqual(
+            (made["object"], made["status"], made["model"]), ("response", "completed", "gpt-4o-2024-08-06")
+        )
         self.assertEqual(made["output"][0]["content"][0]["type"], "output_text")
         usage = made["usage"]
         self.assertEqual(usage["total_tokens"], usage["input_tokens"] + usage["output_tokens"])

@@ -56,7 +56,8 @@ class PaceTests(Case):
         call = self.simulator.begin(CHAT, STREAM | {"model": "gpt-4o+events=10"}, OPENAI)
         self.simulator.run()
         self.assertTrue(call.answer.complete)
-        self.assertAlmostEqual(self.clock.seconds() - NOON, 0.05 + 0.02 * 12, delta=0.25)
+        took = self.clock.seconds() - NOON
+        self.assertTrue(0.05 + 0.02 * 12 <= took < 0.4, took)
 
     def test_a_whole_answer_comes_at_once(self) -> None:
         """An answer that is not streamed is not paced, but is by `chunk` and `interval`."""
@@ -101,9 +102,9 @@ class CallersPaceTests(Case):
 
     def test_a_terabyte_costs_nothing(self) -> None:
         """An answer far larger than memory stops when the caller does not read."""
-        call = self.begin("delay=0,interval=0,bytes=1000000000000")
-        self.clock.advance(0)
-        call.transport.producer.pauseProducing()
+        call = self.begin("delay=1,interval=0,bytes=1000000000000")
+        call.transport.room_bytes = 100_000
+        self.clock.advance(1)
         size = len(call.transport.value())
         self.clock.advance(5)
         self.assertEqual(len(call.transport.value()), size)
@@ -133,17 +134,18 @@ class CallersPaceTests(Case):
         """In the upload, before the head, in the stream, in silence: no timer is left, and it is counted."""
         uploading = Call(self.simulator)
         uploading.send(request(CHAT, STREAM, OPENAI)[:-5])
-        for call, wait in (
-            (uploading, 0.1),
-            (self.begin("delay=5"), 0.1),
-            (self.begin("delay=0,interval=1"), 3),
-            (self.begin("delay=0,silence=2"), 1),
-            (self.begin("silence=head"), 1),
-            (self.begin("delay=0,reset=50"), 0.01),
+        uploading.leave()
+        for simulate, wait in (
+            ("delay=5", 0.1),
+            ("delay=0,interval=1", 3),
+            ("delay=0,silence=2", 1),
+            ("silence=head", 1),
+            ("delay=0,reset=50", 0.01),
         ):
+            call = self.begin(simulate)
             self.clock.advance(wait)
             call.leave()
-        self.idle()
+            self.idle()
         counts = self.simulator.shown("connections")
         self.assertEqual((counts["requests"], counts["aborted"], counts["answering"]), (6, 6, 0))
         self.assertTrue(all(one["aborted"] for one in self.simulator.shown("requests")["requests"]))

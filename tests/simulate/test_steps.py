@@ -107,7 +107,11 @@ class CodingTests(SynchronousTestCase):
             self.assertEqual(decode(coded), b"abc" * 100)
             first = next(steps_of_events(iter(_EVENTS), wishes_of(f"encoding={coding}"), lambda sent: b""))
             assert isinstance(first, bytes)
-            stream = module.Decompressor().process if coding == "br" else module.ZstdDecompressor().decompressobj().decompress
+            stream = (
+                module.Decompressor().process
+                if coding == "br"
+                else module.ZstdDecompressor().decompressobj().decompress
+            )
             self.assertEqual(stream(first), _EVENTS[0])
 
     def test_whole_bodies(self) -> None:
