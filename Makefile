@@ -8,8 +8,12 @@ TWISTD := $(VENV)/bin/twistd -n --pidfile=
 
 # -b, and pyproject.toml: comparing bytes with str is an error in tests. Under trial -bb says the same.
 PYTEST := $(PY) -b -m pytest
+TRIAL := $(PY) -bb -m twisted.trial --temp-directory=_trial_temp
 # The tests that start no programs and no reactor run a second time under Twisted's own runner.
-TRIAL_FOLDERS = $(filter-out tests.live tests.packaging tests.scripts tests.sdk,$(subst /,.,$(patsubst %/__init__.py,%,$(wildcard tests/*/__init__.py))))
+NOT_IN_TRIAL := tests/live/% tests/packaging/% tests/scripts/% tests/sdk/%
+IN_TRIAL = $(filter-out $(NOT_IN_TRIAL),$(wildcard tests/test_*.py tests/*/test_*.py))
+# 8 GiB for each run in memory: a test that never stops writing fails alone, and does not take the machine with it.
+BOUNDED := ulimit -v 8388608 2>/dev/null;
 PROVIDERS := openai anthropic gemini groq
 
 .DEFAULT_GOAL := help
@@ -64,10 +68,10 @@ clean: ## remove what builds, tests and tools left behind (.venv stays)
 test: lint vet test-unit test-trial test-live test-simulated test-health test-sdk ## the whole suite
 
 test-unit: $(STAMP)
-	$(PYTEST) -p no:twisted
+	$(BOUNDED) $(PYTEST) -p no:twisted
 
 test-trial: $(STAMP)
-	$(PY) -bb -m twisted.trial --temp-directory=_trial_temp $(TRIAL_FOLDERS) tests.test_house
+	$(BOUNDED) $(TRIAL) $(subst /,.,$(IN_TRIAL:.py=))
 
 test-live: $(STAMP)
 	$(PYTEST) tests/live

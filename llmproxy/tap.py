@@ -21,6 +21,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
+from zope.interface import implementer
 
 from llmproxy.config import ConfigError, load
 from llmproxy.config.model import DEFAULT_PORT, Config
@@ -116,6 +117,7 @@ def _listen_at(option: str | None, config: Config) -> int | str:
     return value
 
 
+@implementer(IStreamServerEndpoint)
 class AllInterfaces:
     """Listens on every address, IPv6 and IPv4, or on IPv4 alone where the system has no IPv6."""
 
@@ -145,7 +147,7 @@ def listening_endpoint(listen: int | str) -> IStreamServerEndpoint:
     :raises ValueError: when it is a string that Twisted does not understand.
     """
     if isinstance(listen, int):
-        return AllInterfaces(listen)  # type: ignore[return-value]
+        return AllInterfaces(listen)
     try:
         return serverFromString(reactor, listen)  # type: ignore[no-any-return]
     except Exception as error:  # noqa: BLE001 - every endpoint plugin has errors of its own: a missing file, a bad keyword

@@ -7,8 +7,6 @@ provider.
 from __future__ import annotations
 
 import html
-from typing import cast
-
 import msgspec
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -16,7 +14,28 @@ from twisted.web.server import NOT_DONE_YET
 from llmproxy.core import errors
 from llmproxy.core.errors import ProxyError
 from llmproxy.web import uploads
+from llmproxy.web.context import Context
 from llmproxy.web.site import ProxyRequest
+
+
+class NoRoute(Resource):
+    """The 404 for any path that leads nowhere."""
+
+    isLeaf = True
+
+    def render(self, request: ProxyRequest) -> int:
+        """Name the prefixes that there are."""
+        request.exchange.fail(unknown_route(request.exchange.context))
+        return NOT_DONE_YET
+
+
+def unknown_route(context: Context) -> ProxyError:
+    """The 404, with the prefixes that would have led somewhere."""
+    prefixes = ", ".join(f"/{name}/" for name in context.routes)
+    return ProxyError(
+        errors.UNKNOWN_ROUTE,
+        detail=f"Paths begin with one of {prefixes} (or /meta/{{user}}/ before it); /health tells the state.",
+    )
 
 
 def _answer(request: ProxyRequest, content_type: bytes, body: bytes) -> bytes | int:
@@ -39,9 +58,7 @@ class Health(Resource):
 
     def getChild(self, path: bytes, request: ProxyRequest) -> IResource:
         """``/health/`` is ``/health``; anything else below is the 404."""
-        from llmproxy.web.tree import NoRoute
-
-        return cast(IResource, self if not path and not request.postpath else NoRoute())
+        return self if not path and not request.postpath else NoRoute()
 
     def render(self, request: ProxyRequest) -> bytes | int:
         """The state of the proxy and what is configured for each provider; no provider is asked."""
@@ -78,7 +95,9 @@ class State(Resource):
 class Index(Resource):
     """``/``: what this is, and the base URL of every provider."""
 
-    isLeaf = True
+    def getChild(self, path: bytes, request: ProxyRequest) -> IResource:
+        """``//anything`` is below an empty segment, and leads nowhere."""
+        return NoRoute()
 
     def render(self, request: ProxyRequest) -> bytes | int:
         """Plain text; HTML for a browser."""

@@ -81,10 +81,10 @@ class ProxyRequest(Request):
         self.exchange.finished()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The caller has left; the exchange is told."""
+        """The caller has left; the exchange is told. A pipelined request that was never begun gets its event too."""
+        exchange = self.__dict__.get("exchange") or self._admit()
         super().connectionLost(reason)
-        if hasattr(self, "exchange"):
-            self.exchange.client_gone()
+        exchange.client_gone()
 
 
 class ProxySite(Site):

@@ -11,16 +11,12 @@ Segments are decoded to find the child, as twisted.web does; what goes upstream 
 
 from __future__ import annotations
 
-from typing import cast
-
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from llmproxy.core import errors
-from llmproxy.core.errors import ProxyError
 from llmproxy.core.target import after_segments
 from llmproxy.web.context import Context
-from llmproxy.web.pages import Health, Index
+from llmproxy.web.pages import Health, Index, NoRoute, unknown_route
 from llmproxy.web.site import ProxyRequest
 
 
@@ -56,7 +52,7 @@ class Meta(Resource):
 
     def getChild(self, path: bytes, request: ProxyRequest) -> IResource:
         """A node for one user."""
-        return cast(IResource, MetaUser(path.decode("utf-8", "replace")))
+        return MetaUser(path.decode("utf-8", "replace"))
 
 
 class MetaUser(Resource):
@@ -70,19 +66,8 @@ class MetaUser(Resource):
         """A provider's node, or the 404."""
         name = path.decode("utf-8", "replace")
         if name in request.exchange.context.routes:
-            return cast(IResource, ProviderResource(name, 3, self._user))
-        return cast(IResource, NoRoute())
-
-
-class NoRoute(Resource):
-    """The 404 for any path that leads nowhere."""
-
-    isLeaf = True
-
-    def render(self, request: ProxyRequest) -> int:
-        """Name the prefixes that there are."""
-        request.exchange.fail(unknown_route(request.exchange.context))
-        return NOT_DONE_YET
+            return ProviderResource(name, 3, self._user)
+        return NoRoute()
 
 
 class Root(Resource):
@@ -98,13 +83,4 @@ class Root(Resource):
 
     def getChild(self, path: bytes, request: ProxyRequest) -> IResource:
         """Not one of the children: the 404."""
-        return cast(IResource, NoRoute())
-
-
-def unknown_route(context: Context) -> ProxyError:
-    """The 404, with the prefixes that would have led somewhere."""
-    prefixes = ", ".join(f"/{name}/" for name in context.routes)
-    return ProxyError(
-        errors.UNKNOWN_ROUTE,
-        detail=f"Paths begin with one of {prefixes} (or /meta/{{user}}/ before it); /health tells the state.",
-    )
+        return NoRoute()

@@ -68,7 +68,7 @@ class MessagesTests(SynchronousTestCase):
 
     def test_tool_call(self) -> None:
         """The input comes in pieces of JSON; after the result the model answers in words."""
-        asked = {"tools": TOOLS, "messages": [{"role": "user", "content": "weather?"}]}
+        asked: dict[str, Any] = {"tools": TOOLS, "messages": [{"role": "user", "content": "weather?"}]}
         whole = self._ask(**asked).json()
         self.assertEqual((whole["stop_reason"], whole["content"][0]["input"]), ("tool_use", {"city": "river"}))
         events = self._ask(**asked, stream=True).events()

@@ -38,8 +38,8 @@ class GenerateTests(SynchronousTestCase):
         usage = made["usageMetadata"]
         self.assertEqual(made["modelVersion"], "gemini-2.5-flash")
         self.assertEqual(made["candidates"][0]["finishReason"], "STOP")
-        self.assertEqual(usage["totalTokenCount"],
-                         usage["promptTokenCount"] + usage["candidatesTokenCount"] + usage["thoughtsTokenCount"])  # fmt: skip
+        parts = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
+        self.assertEqual(usage["totalTokenCount"], sum(usage[part] for part in parts))
         for version in ("v1", "v1alpha"):
             self.assertEqual(self._ask(version=version).json()["usageMetadata"], usage)
 
@@ -81,7 +81,7 @@ class GenerateTests(SynchronousTestCase):
             self.assertEqual(call, {"name": "get_weather", "args": {"city": "river"}})
 
     def test_thoughts(self) -> None:
-        """Thoughts are counted for a thinking model, shown when asked (in camelCase or snake_case), off with budget 0."""
+        """Thoughts are counted for a thinking model, shown when asked (in either case style), off with budget 0."""
         for name in ("includeThoughts", "include_thoughts"):
             made = self._ask(generationConfig={"thinkingConfig": {name: True}}).json()
             self.assertEqual([p.get("thought") for p in made["candidates"][0]["content"]["parts"]], [True, None])
