@@ -62,7 +62,7 @@ lint: $(STAMP) ## check style and format (ruff)
 	$(VENV)/bin/ruff format --check .
 
 clean: ## remove what builds, tests and tools left behind (.venv stays)
-	rm -rf build dist *.egg-info llmproxy/_build.py _trial_temp* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info llmproxy/_build.py _trial_temp* tests.* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name dropin.cache \) -exec rm -rf {} +
 
 test: lint vet test-unit test-trial test-live test-simulated test-health test-sdk ## the whole suite

@@ -35,8 +35,7 @@ def write_note(target: Path) -> None:
     commit = runpy.run_path(str(ROOT / "llmproxy" / "version.py"))["git_commit"](ROOT)
     target.unlink(missing_ok=True)  # the archive may hold hard links to the checkout's files
     target.write_text(
-        '"""Written by setup.py when this was built."""\n\n'
-        f'COMMIT = "{commit}"\nTIME = "{made:%Y-%m-%dT%H:%M:%SZ}"\n',
+        f'"""Written by setup.py when this was built."""\n\nCOMMIT = "{commit}"\nTIME = "{made:%Y-%m-%dT%H:%M:%SZ}"\n',
         encoding="utf-8",
     )
 

@@ -27,9 +27,7 @@ def look(port: int, method: str, path: str) -> None:
             raise Failed(f"HEAD {path} was answered with a body.")
     elif path == "/health":
         told = json.loads(body)
-        if told.get("status") != "healthy" or not {"openai", "anthropic", "gemini", "groq"} <= set(
-            told["providers"]
-        ):
+        if told.get("status") != "healthy" or not {"openai", "anthropic", "gemini", "groq"} <= set(told["providers"]):
             raise Failed("/health does not name the four providers as healthy.")
 
 

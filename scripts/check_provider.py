@@ -213,9 +213,7 @@ class Caller:
                 ended = self._dialect.is_last(data)
                 text += self._dialect.piece(json.loads(data)) if data != "[DONE]" else ""
         if not text or not ended:
-            raise Failed(
-                "The stream carried no text." if ended else f"The stream broke off after {count} events."
-            )
+            raise Failed("The stream carried no text." if ended else f"The stream broke off after {count} events.")
         self._print("stream", f"200, {count} events, {text.strip()[:SHOWN]!r}")
 
     def _refused(self, what: str, model: str, key: str) -> None:

@@ -48,8 +48,7 @@ NAMES: Final = (
 )
 # Common characters; each is a word or part of one, and three bytes of UTF-8.
 HAN: Final = (
-    "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可"
-    "主发年动同工也能下过子说产种面而方后多定"
+    "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定"
 )
 HAN_STOPS: Final = "\u3002\uff0c\uff1f"  # full stop, comma and question mark, all of full width
 
@@ -135,9 +134,7 @@ def anthropic_counter(model: str) -> tuple[str, Count]:
     """Who counts, and how: one call for each text, free of charge but under a rate limit."""
     anthropic = package("anthropic")
     if not os.environ.get("ANTHROPIC_API_KEY"):
-        raise CannotCount(
-            "ANTHROPIC_API_KEY is not set, and Anthropic publishes no tokenizer to count with here"
-        )
+        raise CannotCount("ANTHROPIC_API_KEY is not set, and Anthropic publishes no tokenizer to count with here")
     client = anthropic.Anthropic()
 
     def count(text: str) -> int:
@@ -165,9 +162,7 @@ COUNTERS: Final[tuple[tuple[str, Callable[[str], tuple[str, Count]]], ...]] = (
 )
 
 
-def measure(
-    provider: str, model: str, source: str, count: Count, options: argparse.Namespace
-) -> Iterator[Row]:
+def measure(provider: str, model: str, source: str, count: Count, options: argparse.Namespace) -> Iterator[Row]:
     """The rows of one model. Every model sees the same texts."""
     for kind, make in TEXTS:
         for size in options.sizes:
@@ -202,9 +197,7 @@ def write_table(rows: Iterable[Row], out: TextIO) -> None:
     table = [[field.name for field in fields(Row)], *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), file=out
-        )
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), file=out)
 
 
 def cells(row: Row) -> list[str]:

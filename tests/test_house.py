@@ -81,6 +81,12 @@ def modules(folder: Path = PACKAGE) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*.py")) if path.name != "_build.py")
 
 
+def files_of_tests() -> list[Path]:
+    """The files of our tests; the environments that tests/sdk makes for itself hold others' tests."""
+    found = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
+
+
 @cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -103,9 +109,7 @@ def imports(path: Path) -> list[Import]:
         if isinstance(node, ast.Import):
             found.extend(Import(alias.name, node.lineno, lazy) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            found.extend(
-                Import(f"{node.module or ''}.{alias.name}", node.lineno, lazy) for alias in node.names
-            )
+            found.extend(Import(f"{node.module or ''}.{alias.name}", node.lineno, lazy) for alias in node.names)
         inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         for child in ast.iter_child_nodes(node):
             visit(child, inside)
@@ -134,8 +138,7 @@ class ArrowsTests(SynchronousTestCase):
             broken.extend(
                 f"{where(path, line)}: {here} imports {name}"
                 for name, line, _ in ((each.name, each.line, each.lazy) for each in imports(path))
-                if name.startswith("llmproxy.")
-                and not is_or_is_in(name.removeprefix("llmproxy."), allowed | {here})
+                if name.startswith("llmproxy.") and not is_or_is_in(name.removeprefix("llmproxy."), allowed | {here})
             )
         self.assertEqual(broken, [])
 
@@ -192,9 +195,7 @@ class ArrowsTests(SynchronousTestCase):
 
     def test_the_command_imports_its_parts_when_it_needs_them(self) -> None:
         """`llmproxy --version` and `llmproxy key-id` start at once, and `run` chooses its reactor first."""
-        heavy = frozenset(
-            {"llmproxy.tap", "llmproxy.service", "llmproxy.simulate", "llmproxy.web", "twisted"}
-        )
+        heavy = frozenset({"llmproxy.tap", "llmproxy.service", "llmproxy.simulate", "llmproxy.web", "twisted"})
         path = PACKAGE / "__main__.py"
         self.assertEqual(
             [
@@ -230,9 +231,7 @@ class RoomsTests(SynchronousTestCase):
             if path.name != "__init__.py":
                 continue
             for node in tree(path).body[1:]:
-                names_all = isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == [
-                    "__all__"
-                ]
+                names_all = isinstance(node, ast.Assign) and [ast.unparse(each) for each in node.targets] == ["__all__"]
                 if not (names_all or isinstance(node, ast.Import | ast.ImportFrom)):
                     broken.append(where(path, node.lineno))
         self.assertEqual(broken, [])
@@ -251,9 +250,7 @@ class RoomsTests(SynchronousTestCase):
                 made = ast.unparse(node.value.func).split(".")[-1] if isinstance(node.value, ast.Call) else ""
                 if isinstance(node.value, kinds) or made in makers:
                     broken.append(where(path, node.lineno))
-            broken.extend(
-                where(path, node.lineno) for node in ast.walk(tree(path)) if isinstance(node, ast.Global)
-            )
+            broken.extend(where(path, node.lineno) for node in ast.walk(tree(path)) if isinstance(node, ast.Global))
         self.assertEqual(broken, [])
 
     def test_every_rule_of_the_core_has_its_own_tests(self) -> None:
@@ -276,12 +273,12 @@ class TestsTests(SynchronousTestCase):
         pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
         patterns = pyproject["tool"]["pytest"]["ini_options"]["testpaths"]
         listed = {path.name for pattern in patterns for path in ROOT.glob(pattern)}
-        holding = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")}
+        holding = {path.relative_to(ROOT / "tests").parts[0] for path in files_of_tests()}
         self.assertEqual(holding - OWN_RUNS - listed, set())
 
     def test_every_folder_of_tests_is_a_package(self) -> None:
         """Files of one name in two folders do not hide each other, and trial finds them all."""
-        folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+        folders = {path.parent for path in files_of_tests()}
         self.assertEqual([where(each) for each in sorted(folders) if not (each / "__init__.py").exists()], [])
 
     def test_every_test_says_what_it_proves(self) -> None:
@@ -289,7 +286,7 @@ class TestsTests(SynchronousTestCase):
         self.assertEqual(
             [
                 f"{where(path, node.lineno)}: {node.name}"
-                for path in sorted((ROOT / "tests").rglob("test_*.py"))
+                for path in files_of_tests()
                 for node in ast.walk(tree(path))
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
                 and node.name.startswith("test_")

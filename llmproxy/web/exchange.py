@@ -13,13 +13,14 @@ shown by cutting the connection, never by adding text or a proper end.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
-from twisted.web.http import RESPONSES, PotentialDataLoss, datetimeToString
+from twisted.web.http import PotentialDataLoss, datetimeToString
 
 from llmproxy.core import errors
 from llmproxy.core import fields as f
@@ -263,7 +264,7 @@ class Exchange:
             head = [(b"Date", datetimeToString()), *errors.error_fields(error, dialect), *(fields or [])]
             head.append((b"Content-Length", b"%d" % len(body)))
             request.cork()
-            request.write_head(error.error_class.status, RESPONSES[error.error_class.status], head)
+            request.write_head(error.error_class.status, HTTPStatus(error.error_class.status).phrase.encode("ascii"), head)
             request.write(body)
             request.finish_with([])
         self.settle(error.error_class.end_reason)

@@ -47,7 +47,15 @@ class ProviderResource(Resource):
         return NOT_DONE_YET
 
 
-class Meta(Resource):
+class Branch(Resource):
+    """A node that only leads on: as the end of a path it is the 404."""
+
+    def render(self, request: ProxyRequest) -> int:
+        """Name the prefixes that there are."""
+        return NoRoute().render(request)
+
+
+class Meta(Branch):
     """``/meta/{user}/{provider}/...``: the user's name is part of the base URL that a client is given."""
 
     def getChild(self, path: bytes, request: ProxyRequest) -> IResource:
@@ -55,7 +63,7 @@ class Meta(Resource):
         return MetaUser(path.decode("utf-8", "replace"))
 
 
-class MetaUser(Resource):
+class MetaUser(Branch):
     """The providers, for one user."""
 
     def __init__(self, user: str) -> None:

@@ -382,6 +382,7 @@ class ClientConnection(Protocol):
         return result
 
     def _cancelled(self, _: Deferred[Response]) -> None:
+        self._result = None  # cancel() fails it
         self.abort()
 
     def _sent(self) -> None:

@@ -19,6 +19,9 @@ from typing import Any
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 
+_LEFT_STATES = frozenset((7, 8))
+"""TCP_CLOSE (reset) and TCP_CLOSE_WAIT (the other end has sent its FIN), from ``linux/tcp_states.h``."""
+
 
 class Writer:
     """Writes to ``transport`` through its own buffer: for transports that have no socket to send on (TLS, tests).
@@ -78,19 +81,39 @@ def writer_for(transport: ITransport) -> Writer:
 def is_quiet(transport: Any) -> bool:
     """Whether an idle connection still looks alive: neither closed by the other end nor holding unasked bytes.
 
-    Asks the kernel, because the reactor may not have come round to tell yet. ``transport`` may be a TLS layer with
-    the TCP transport in its own ``transport``.
+    Asks the kernel, because the reactor may not have come round to tell yet.
     """
-    while not isinstance(transport, Connection):
-        transport = getattr(transport, "transport", None)
-        if transport is None:
-            return True
-    if not transport.connected or transport.disconnecting:
+    connection = _socket_of(transport)
+    if connection is None:
+        return True
+    if not connection.connected or connection.disconnecting:
         return False
     try:
-        transport.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        connection.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return True
     except OSError:
         return False
     return False
+
+
+def has_left(transport: Any) -> bool:
+    """Whether the other end has closed a connection that we are not reading from.
+
+    The end stands behind the bytes that are not read yet, so only the kernel knows (``tcp(7)``, TCP_INFO).
+    """
+    connection = _socket_of(transport)
+    if connection is None or not connection.connected:
+        return False
+    try:
+        state = connection.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:  # not TCP, or gone: the reactor says so by itself
+        return False
+    return state in _LEFT_STATES
+
+
+def _socket_of(transport: Any) -> Any:
+    """The TCP or UNIX transport at the bottom of ``transport``, which may be a TLS layer; None in tests."""
+    while transport is not None and not isinstance(transport, Connection):
+        transport = getattr(transport, "transport", None)
+    return transport

@@ -40,7 +40,7 @@ from llmproxy.core import fields as f
 from llmproxy.core import framing
 from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import BodyFraming, FramingError
-from llmproxy.wire.direct import Writer, writer_for
+from llmproxy.wire.direct import Writer, has_left, writer_for
 
 HIGH_WATER_BYTES = 32 * 1024
 """How much one connection reads at once, and how much may wait for a caller before the upstream is held back."""
@@ -51,6 +51,9 @@ MAX_HEAD_BYTES = 64 * 1024
 LINGER_S = 2.0
 """How long a connection that is to be closed still reads (and drops) what the caller is sending, so that the
 answer is not lost to a TCP reset (RFC 9112 section 9.6)."""
+
+WATCH_S = 0.5
+"""How often connections that are not read from are looked at; a caller that leaves is noticed within a second."""
 
 _BODYLESS = frozenset((204, 304))
 
@@ -526,6 +529,7 @@ class Channel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The caller is gone."""
         self.site.channels.discard(self)
+        self.site.held.discard(self)
         self._deaf = True
         if self._linger is not None:
             self._linger.cancel()
@@ -722,6 +726,7 @@ class Channel(Protocol):
         transport: Any = self.transport
         if self._reading_held:
             self._reading_held = False
+            self.site.held.discard(self)
             transport.resumeProducing()
         if not ISSLTransport.providedBy(transport) and hasattr(transport, "loseWriteConnection"):
             self._closing = True
@@ -752,11 +757,13 @@ class Channel(Protocol):
         if not self._reading_held:
             self._reading_held = True
             cast(Any, self.transport).pauseProducing()
+            self.site.watch(self)
 
     def resume_reading(self) -> None:
         """Read on."""
         if self._reading_held and not self._waiting:
             self._reading_held = False
+            self.site.held.discard(self)
             cast(Any, self.transport).resumeProducing()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
@@ -804,6 +811,7 @@ class Site(Factory):
 
     :ivar resource: the root of the resource tree.
     :ivar channels: the open connections.
+    :ivar held: those that are not read from at present, and so cannot tell that the caller has left.
     """
 
     noisy = False
@@ -813,6 +821,8 @@ class Site(Factory):
         self.resource = resource
         self.reactor = reactor
         self.channels: set[Channel] = set()
+        self.held: set[Channel] = set()
+        self._watching: Any = None
         self.sessions: dict[bytes, Any] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> Channel:
@@ -820,6 +830,25 @@ class Site(Factory):
         channel = Channel(self)
         channel.factory = self
         return channel
+
+    def watch(self, channel: Channel) -> None:
+        """``channel`` is not read from: look now and then whether its caller is still there."""
+        self.held.add(channel)
+        if self._watching is None:
+            self._watching = self.reactor.callLater(WATCH_S, self._watch)
+
+    def _watch(self) -> None:
+        self._watching = None
+        for channel in [channel for channel in self.held if has_left(channel.transport)]:
+            channel.abortConnection()
+        if self.held:
+            self._watching = self.reactor.callLater(WATCH_S, self._watch)
+
+    def stopFactory(self) -> None:
+        """Listening has ended."""
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
 
     def acceptableProtocols(self) -> list[bytes]:
         """ALPN: HTTP/1.1 only."""

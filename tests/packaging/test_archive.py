@@ -40,9 +40,7 @@ class ContentTests(SynchronousTestCase):
                 if not any(part.startswith(".") or part == "node_modules" for part in path.parts[1:])
             }
             self.assertEqual(expected - in_archive(), set())
-        self.assertEqual(
-            {"Makefile", "setup.py", "pyproject.toml", "LICENSE", "README.md"} - in_archive(), set()
-        )
+        self.assertEqual({"Makefile", "setup.py", "pyproject.toml", "LICENSE", "README.md"} - in_archive(), set())
 
     def test_the_wheel_holds_every_module(self) -> None:
         """No module is forgotten, and the plugin, the types and the build note are there."""
@@ -55,7 +53,6 @@ class ContentTests(SynchronousTestCase):
         strangers = {
             name
             for name in in_wheel()
-            if not name.startswith(("llmproxy/", "llmproxy-"))
-            and name != "twisted/plugins/llmproxy_plugin.py"
+            if not name.startswith(("llmproxy/", "llmproxy-")) and name != "twisted/plugins/llmproxy_plugin.py"
         }
         self.assertEqual(strangers, set())

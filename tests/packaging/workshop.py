@@ -60,9 +60,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise AssertionError(
-            f"{[str(each) for each in command]} ended with {done.returncode}:\n{done.stdout}"
-        )
+        raise AssertionError(f"{[str(each) for each in command]} ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
 
 
@@ -94,9 +92,7 @@ class Workshop:
 
     def _copy_sources(self) -> None:
         self.sources.mkdir()
-        unwanted = shutil.ignore_patterns(
-            "__pycache__", "node_modules", ".venv*", "_build.py", "dropin.cache"
-        )
+        unwanted = shutil.ignore_patterns("__pycache__", "node_modules", ".venv*", "_build.py", "dropin.cache")
         for name in FOLDERS:
             if (ROOT / name).exists():
                 shutil.copytree(ROOT / name, self.sources / name, ignore=unwanted)
@@ -123,9 +119,7 @@ class Workshop:
         """The bin folder of a new virtual environment in which pip has installed ``what``."""
         folder = self._path / name
         venv.create(folder, symlinks=True)
-        libraries = Path(
-            sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
-        )
+        libraries = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
         for path in Path(sysconfig.get_path("purelib")).iterdir():
             if path.name == "twisted":
                 unwanted = shutil.ignore_patterns("__pycache__", "dropin.cache", "llmproxy_plugin.py", "test")

@@ -61,9 +61,7 @@ class EstimationTests(SynchronousTestCase):
         self.assertEqual(told.status, 0)
         self.assertNotIn("unheard-of", told.out)
         self.assertNotIn("anthropic", told.out)
-        self.assertIn(
-            "openai unheard-of: not counted, this version of tiktoken does not know unheard-of", told.err
-        )
+        self.assertIn("openai unheard-of: not counted, this version of tiktoken does not know unheard-of", told.err)
         self.assertIn("anthropic claude-", told.err)
 
     def test_nothing_counted_is_a_failure(self) -> None:

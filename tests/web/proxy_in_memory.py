@@ -57,7 +57,7 @@ class MemoryEndpoint:
     def connect(self, factory: Any) -> Deferred[Any]:
         """See IStreamClientEndpoint."""
         self.attempts += 1
-        result: Deferred[Any] = Deferred()
+        result: Deferred[Any] = Deferred(self._given_up)
         if self.error is not None:
             result.errback(Failure(self.error))
         elif self.slow:
@@ -78,6 +78,9 @@ class MemoryEndpoint:
         result = self.waiting.pop(0)[1]
         result.errback(Failure(error))
         self._clock.advance(0)
+
+    def _given_up(self, result: Deferred[Any]) -> None:
+        self.waiting = [each for each in self.waiting if each[1] is not result]
 
     def _open(self, factory: Any, result: Deferred[Any]) -> None:
         protocol = factory.buildProtocol(None)
