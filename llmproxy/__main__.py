@@ -82,18 +82,14 @@ def key_id(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from llmproxy.state.identity_secret import IdentitySecretError, load_or_create
 
     try:
-        config = load(
-            environ=environ, cwd=os.getcwd(), config_file=given.config, environment=given.environment
-        )
+        config = load(environ=environ, cwd=os.getcwd(), config_file=given.config, environment=given.environment)
     except ConfigError as error:
         return _failed(str(error))
     key = _read_key()
     if not key:
         return _failed("llmproxy key-id: no key on standard input")
     try:
-        secret = (config.identity.secret or "").encode() or load_or_create(
-            identity_secret_file(config, environ)
-        )
+        secret = (config.identity.secret or "").encode() or load_or_create(identity_secret_file(config, environ))
     except IdentitySecretError as error:
         return _failed(f"llmproxy key-id: {error}")
     sys.stdout.write(f"{CredentialIds(secret).credential_id(key)}\n")
@@ -114,9 +110,7 @@ def _arguments() -> _Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     one = _command(commands, "run", run)
-    one.add_argument(
-        "--port", metavar="N|ENDPOINT", help="a port, or tcp:9002:interface=127.0.0.1 and its like"
-    )
+    one.add_argument("--port", metavar="N|ENDPOINT", help="a port, or tcp:9002:interface=127.0.0.1 and its like")
     _configuration(one)
 
     one = _command(commands, "check-config", check_config)
@@ -127,9 +121,7 @@ def _arguments() -> _Parser:
     _configuration(_command(commands, "key-id", key_id))
 
     one = _command(commands, "simulate", simulate)
-    one.add_argument(
-        "--port", type=int, metavar="N", default=DEFAULT_SIMULATOR_PORT, help="default: %(default)s"
-    )
+    one.add_argument("--port", type=int, metavar="N", default=DEFAULT_SIMULATOR_PORT, help="default: %(default)s")
     one.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="default: %(default)s")
     return parser
 
@@ -148,9 +140,7 @@ def _command(
 def _configuration(parser: _Parser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--config", metavar="FILE", help="use this file alone, over the built-in defaults")
-    which.add_argument(
-        "--environment", metavar="NAME", help="use configs/NAME.yml, whatever $ENVIRONMENT says"
-    )
+    which.add_argument("--environment", metavar="NAME", help="use configs/NAME.yml, whatever $ENVIRONMENT says")
 
 
 class _Version(argparse.Action):

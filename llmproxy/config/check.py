@@ -128,9 +128,7 @@ def _check_quotes(node: Scalar, kind: Value) -> None:
     if node.is_null or (kind.takes == "word" and not node.plain):
         raise ValueError
     if kind.takes == "text" and node.plain and is_word(node.text):
-        raise ValueError(
-            f"must be {kind.type}{_instead(node, kind)}; what reads as a number or a boolean needs quotes"
-        )
+        raise ValueError(f"must be {kind.type}{_instead(node, kind)}; what reads as a number or a boolean needs quotes")
 
 
 def _instead(node: Scalar, kind: Value) -> str:

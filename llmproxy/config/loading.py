@@ -144,9 +144,7 @@ def _built(kind: Kind, found: Checked | None, default: Any) -> Any:
     if isinstance(found, Found):
         return found.value
     if isinstance(kind, Section):
-        changed = {
-            key: _built(kind.keys[key], below, getattr(default, key)) for key, below in found.entries.items()
-        }
+        changed = {key: _built(kind.keys[key], below, getattr(default, key)) for key, below in found.entries.items()}
         return replace(default, **changed)
     if isinstance(kind, Named):
         item = kind.item

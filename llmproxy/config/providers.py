@@ -14,9 +14,7 @@ from llmproxy.config.model import ProviderSettings
 from llmproxy.providers import CATALOG, Provider, of_kind
 
 
-def resolve(
-    written: Mapping[str, ProviderSettings], found: Group, complaints: list[Complaint]
-) -> dict[str, Provider]:
+def resolve(written: Mapping[str, ProviderSettings], found: Group, complaints: list[Complaint]) -> dict[str, Provider]:
     """The enabled providers by name, in the order of CATALOG, then of the files.
 
     ``found`` tells where things were written. A provider about which there is a complaint already gets no

@@ -82,9 +82,7 @@ def _files(loaded: Loaded) -> str:
     return ", ".join(str(PurePath(file)) for file in loaded.config.files) or "built-in defaults"
 
 
-def _rows(
-    kind: Kind, value: Any, found: Checked | None, path: Path
-) -> Iterator[tuple[Path, bool, object, str]]:
+def _rows(kind: Kind, value: Any, found: Checked | None, path: Path) -> Iterator[tuple[Path, bool, object, str]]:
     """Path, whether it is a secret, value and origin of everything below ``kind``."""
     below = found.entries if isinstance(found, Group) else {}
     if isinstance(kind, Section):

@@ -122,9 +122,7 @@ def _port(given: str) -> int | str:
     raise ValueError
 
 
-PORT: Final = Value(
-    "a port number (0 to 65535) or an endpoint such as tcp:9002:interface=127.0.0.1", _port, "any"
-)
+PORT: Final = Value("a port number (0 to 65535) or an endpoint such as tcp:9002:interface=127.0.0.1", _port, "any")
 
 
 def _url(given: str) -> str | None:

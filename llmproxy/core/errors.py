@@ -62,8 +62,7 @@ _ALL = (
         400,
         PROXY,
         EndReason.BAD_REQUEST,
-        "The proxy could not read this request as HTTP/1.1 and did not send it on. Check what your "
-        "client sends.",
+        "The proxy could not read this request as HTTP/1.1 and did not send it on. Check what your client sends.",
     ),
     ErrorClass(
         "header_fields_too_large",
@@ -316,8 +315,6 @@ def _gemini(error: ProxyError, request_id: str) -> dict[str, object]:
     ]
     if error.retry_after_s is not None:
         # Google's clients read the delay here, not in Retry-After.
-        details.append(
-            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{error.retry_after_s}s"}
-        )
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{error.retry_after_s}s"})
     name = _GEMINI_STATUSES.get(status, "INVALID_ARGUMENT" if status < 500 else "INTERNAL")
     return {"error": {"code": status, "message": error.message, "status": name, "details": details}}

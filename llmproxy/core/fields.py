@@ -128,6 +128,8 @@ def end_to_end(
 
 def trailers(fields: Fields) -> Fields:
     """The trailer fields that may be passed on (RFC 9110 6.5.1 and 6.5.2)."""
+    if not fields:
+        return fields
     return [pair for pair in fields if pair[0].lower() not in TRAILER_FORBIDDEN]
 
 

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate, islice
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -65,6 +66,18 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+def _watch(user_path: Path) -> tuple[frozenset[Path], frozenset[Path]]:
+    """The paths whose values are kept, and those of the objects that are entered for them."""
+    leaves = _WATCHED | {user_path} if user_path else _WATCHED
+    return leaves, _ENTERED.union(user_path[:end] for end in range(1, len(user_path)))
+
+
+_WATCH: Final[Mapping[Path, tuple[frozenset[Path], frozenset[Path]]]] = MappingProxyType(
+    {path: _watch(path) for path in ((), ("user",), ("metadata", "user_id"))}
+)
+"""Worked out once for the paths that the built-in providers have."""
+
+
 class BodyPeek:
     """Looks for a few fields of a JSON object in a body that arrives in pieces.
 
@@ -102,8 +115,7 @@ class BodyPeek:
         self.done = limit_bytes <= 0
         self.complete = False
         self._user_path = user_path
-        self._leaves = _WATCHED | {user_path} if user_path else _WATCHED
-        self._inner = _ENTERED.union(user_path[:end] for end in range(1, len(user_path)))
+        self._leaves, self._inner = _WATCH.get(user_path) or _watch(user_path)
         self._left = limit_bytes
         self._members_left = _MEMBERS_MAX
         self._values: dict[Path, object] = {}
@@ -145,11 +157,7 @@ class BodyPeek:
         """Look at the next piece of the body. Returns `done`."""
         if self.done or not data:
             return self.done
-        if (
-            self._state is BodyPeek._start
-            and len(data) <= min(self._left, _ONE_GO_BYTES_MAX)
-            and self._in_one_go(data)
-        ):
+        if self._state is BodyPeek._start and len(data) <= min(self._left, _ONE_GO_BYTES_MAX) and self._in_one_go(data):
             self.done = self.complete = True
             return True
         self._piece = data[: self._left]

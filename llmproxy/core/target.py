@@ -31,13 +31,12 @@ def after_segments(target: bytes, count: int) -> bytes:
     behind them (``/openai``, ``/openai?x``): then there is nothing to forward.
     """
     position = 0
-    query = target.find(b"?")
-    end = len(target) if query < 0 else query
     for _ in range(count):
-        position = target.find(b"/", position + 1, end)
+        position = target.find(b"/", position + 1)
         if position < 0:
             return b""
-    return target[position:]
+    # A slash in the query is none of the path's.
+    return b"" if b"?" in target[:position] else target[position:]
 
 
 def without_query_item(target: bytes, name: bytes) -> bytes:

@@ -76,9 +76,7 @@ def path_of(target: bytes) -> str:
 
 
 # "OpenAI/Python 3.54.0", "AsyncAnthropic/Python 2.12.0", "Groq/JS 1.6.0"
-_STAINLESS = re.compile(
-    r"(?:Async)?(\w{1,24})/(Python|JS|Go|Java|Ruby|Kotlin|PHP)[ /]v?([\w.+-]{1,24})", re.ASCII
-)
+_STAINLESS = re.compile(r"(?:Async)?(\w{1,24})/(Python|JS|Go|Java|Ruby|Kotlin|PHP)[ /]v?([\w.+-]{1,24})", re.ASCII)
 # "google-genai-sdk/3.4.0 gl-python/3.11.7", "google-genai-sdk/3.1.0 gl-node/v22.1.0"
 _GOOGLE = re.compile(r"google-genai-sdk/([\w.+-]{1,24}) gl-(\w{1,12})", re.ASCII)
 # The first product of any user agent (RFC 9110 section 10.1.5): "curl/8.5.0", "claude-cli/2.1.330 (external,

@@ -116,9 +116,7 @@ class LogObserver:
 
     # -- making lines
 
-    def _take(
-        self, make: Callable[..., bytes], what: object, urgent: bool, seconds: float | None = None
-    ) -> None:
+    def _take(self, make: Callable[..., bytes], what: object, urgent: bool, seconds: float | None = None) -> None:
         try:
             line = make(what, self._clock.seconds() if seconds is None else seconds)
         except Exception:  # noqa: BLE001 - an event is any object of any library; its __str__ may do anything

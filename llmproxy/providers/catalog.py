@@ -11,6 +11,4 @@ from llmproxy.providers.groq import GROQ
 from llmproxy.providers.openai import OPENAI
 from llmproxy.providers.provider import Provider
 
-CATALOG: Mapping[str, Provider] = MappingProxyType(
-    {each.name: each for each in (OPENAI, ANTHROPIC, GEMINI, GROQ)}
-)
+CATALOG: Mapping[str, Provider] = MappingProxyType({each.name: each for each in (OPENAI, ANTHROPIC, GEMINI, GROQ)})

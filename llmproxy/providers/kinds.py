@@ -15,9 +15,7 @@ from llmproxy.providers.provider import Provider
 # follows the provider's own segment.
 KINDS: Mapping[str, Provider] = MappingProxyType(
     {
-        each.kind: replace(
-            each, name="", title="", base_url="", sdk_path=each.sdk_path.removeprefix(f"/{each.name}")
-        )
+        each.kind: replace(each, name="", title="", base_url="", sdk_path=each.sdk_path.removeprefix(f"/{each.name}"))
         for each in (OPENAI, ANTHROPIC, GEMINI)
     }
 )

@@ -28,10 +28,10 @@ from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ProxyError
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.core.identity import client_address, credential_of, user_of
+from llmproxy.core.identity import user_of
 from llmproxy.core.peek import BodyPeek
 from llmproxy.core.target import split_query, without_query_item
-from llmproxy.observe.access import AccessRecord, path_of, sdk_of
+from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import dialect_of, model_in_path
 from llmproxy.upstream.origin import Progress, RawHeaders
 from llmproxy.upstream.relay import Relay
@@ -172,7 +172,7 @@ class Exchange:
         if b"host" not in self.request.index:  # HTTP/1.0
             fields.insert(0, (b"Host", route.authority))
         if switches.x_forwarded_for:
-            fields.append((b"X-Forwarded-For", self.peer_host().encode()))
+            fields.append((b"X-Forwarded-For", self.request.caller.peer_host.encode()))
         if switches.via:
             fields.append((b"Via", self.request.clientproto[5:] + b" llmproxy"))
         return fields
@@ -263,8 +263,9 @@ class Exchange:
             body = errors.error_body(dialect, error, self.request_id)
             head = [(b"Date", datetimeToString()), *errors.error_fields(error, dialect), *(fields or [])]
             head.append((b"Content-Length", b"%d" % len(body)))
+            status = error.error_class.status
             request.cork()
-            request.write_head(error.error_class.status, HTTPStatus(error.error_class.status).phrase.encode("ascii"), head)
+            request.write_head(status, HTTPStatus(status).phrase.encode("ascii"), head)
             request.write(body)
             request.finish_with([])
         self.settle(error.error_class.end_reason)
@@ -300,25 +301,21 @@ class Exchange:
 
     # -- what the access event says --------------------------------------------------------------------------
 
-    def peer_host(self) -> str:
-        """The address at the other end of the connection, without a port."""
-        return self.request.peer_host
-
     def _provider_url(self) -> bytes:
         """The URL of the provider's root as this caller reaches it, for URLs that must come back through the proxy."""
         request = self.request
         prefix = request.uri[: len(request.uri) - len(self.rest)]
-        return uploads.public_base(request, self.context.config.server, self.peer_host()) + prefix
+        return uploads.public_base(request, self.context.config.server, self.request.caller.peer_host) + prefix
 
     def _access_event(self, end_reason: EndReason) -> AccessRecord:
         request = self.request
         now = self.context.now()
         began = self.began
         progress = self._progress
-        path, query = split_query(request.uri)
-        key = credential_of(request.fields, query)
-        credential_id = self.context.credential_ids.credential_id(key) if key else None
-        client = client_address(self.peer_host(), request.fields, self.context.config.server.trusted_proxies)
+        query = request.uri.partition(b"?")[2]
+        caller = request.caller
+        credential_id = caller.credential_id(request.fields, query, self.context.credential_ids)
+        client = caller.address(request.fields, self.context.config.server)
         own = 0.0
         if progress.sent_at is not None:
             own = progress.sent_at - self._ready_at - (progress.connect_s or 0.0)
@@ -341,7 +338,7 @@ class Exchange:
             "provider": self.route.provider.name if self.route is not None else None,
             "route": self.route_name or None,
             "method": request.method.decode("latin-1"),
-            "path": path_of(path),
+            "path": caller.path(request.path),
             "model": self.model or ("unknown" if self._peek is not None else None),
             "stream_requested": self.stream_requested,
             "streamed": self.streamed,
@@ -355,7 +352,7 @@ class Exchange:
             "duration_ms": _ms(now - began),
             "end_reason": end_reason.value,
             "phase": self.phase,
-            "sdk": sdk_of(request.index.get(b"user-agent")),
+            "sdk": caller.sdk(request.index.get(b"user-agent")),
             "retries": progress.retries,
             "error_class": self.error_class or None,
             "client": client,
@@ -363,4 +360,4 @@ class Exchange:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return int(seconds * 1e6) / 1000

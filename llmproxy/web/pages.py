@@ -7,6 +7,7 @@ provider.
 from __future__ import annotations
 
 import html
+
 import msgspec
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -103,7 +104,7 @@ class Index(Resource):
         """Plain text; HTML for a browser."""
         exchange = request.exchange
         exchange.route_name = "index"
-        here = uploads.public_base(request, exchange.context.config.server, exchange.peer_host()).decode("latin-1")
+        here = uploads.public_base(request, exchange.context.config.server, request.caller.peer_host).decode("latin-1")
         routes = exchange.context.routes.values()
         lines = [(route.provider.title, here + route.provider.sdk_path) for route in routes]
         if b"text/html" in (request.index.get(b"accept") or b""):

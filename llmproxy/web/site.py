@@ -17,29 +17,38 @@ from llmproxy.core.errors import ProxyError
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
 from llmproxy.web import failures
+from llmproxy.web.caller import Caller
 from llmproxy.web.context import Context
 from llmproxy.web.exchange import Exchange
 from llmproxy.wire.server import Channel, Request, Site
+
+
+class ProxyChannel(Channel):
+    """A connection with its caller."""
+
+    caller: Caller
+
+    def connectionMade(self) -> None:
+        """An IPv4 caller of an IPv6 socket has an address of both kinds; the usual one is told."""
+        super().connectionMade()
+        self.caller = Caller(str(getattr(self.getPeer(), "host", "unix")).removeprefix("::ffff:"))
 
 
 class ProxyRequest(Request):
     """A request with its exchange.
 
     :ivar exchange: made when the request is processed or refused.
+    :ivar caller: who holds the connection; set at the same time.
     """
 
     exchange: Exchange
+    caller: Caller
     site: ProxySite  # type: ignore[assignment]
 
-    @property
-    def peer_host(self) -> str:
-        """The address at the other end of the connection, without a port; ``unix`` for a UNIX socket."""
-        return str(getattr(self.peer, "host", "unix")).removeprefix("::ffff:")
-
     def _admit(self) -> Exchange:
-        site = cast(ProxySite, cast(Channel, self.channel).site)
-        self.site = site
-        self.peer = cast(Channel, self.channel).getPeer()
+        channel = cast(ProxyChannel, self.channel)
+        site = self.site = cast(ProxySite, channel.site)
+        self.caller = channel.caller
         self.exchange = Exchange(self, site.context)
         return self.exchange
 
@@ -94,6 +103,7 @@ class ProxySite(Site):
     """
 
     requestFactory = ProxyRequest
+    channelFactory = ProxyChannel
 
     def __init__(self, resource: IResource, context: Context, reactor: IReactorTime) -> None:
         super().__init__(resource, reactor)

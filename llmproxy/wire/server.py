@@ -816,6 +816,7 @@ class Site(Factory):
 
     noisy = False
     requestFactory: Callable[..., Request] = Request
+    channelFactory: Callable[[Site], Channel] = Channel
 
     def __init__(self, resource: IResource, reactor: IReactorTime) -> None:
         self.resource = resource
@@ -827,7 +828,7 @@ class Site(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Channel:
         """A channel for one connection."""
-        channel = Channel(self)
+        channel = self.channelFactory(self)
         channel.factory = self
         return channel
 

@@ -28,7 +28,7 @@ install() {
 		cmp -s "$pins" "$made/pins" && return
 		rm -rf "$made"
 		"$PYTHON" -m venv "$made" || return
-		"$made/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$pins" || return
+		"$made/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r "$pins" || return
 		;;
 	node)
 		pins=$here/node/package-lock.json made=$here/node/node_modules
@@ -50,7 +50,7 @@ run() {
 	if [ "$name" = node ]; then
 		command=(node --test --test-reporter=spec "$@" "$here"/node/*.test.mjs)
 	else
-		command=("$here/.venv-$name/bin/python" -m pytest -c "$here/pytest.ini" --rootdir="$here" "$@")
+		command=("$here/.venv-$name/bin/python" -m pytest -c "$here/pytest.ini" --rootdir="$here" "$here" "$@")
 	fi
 	PYTHONPATH=$root/scripts "$PYTHON" "$here/stack.py" "${command[@]}"
 }
