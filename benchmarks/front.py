@@ -24,14 +24,10 @@ def make_certificates(folder: Path) -> tuple[Path, Path, Path]:
         return authority, certificate, key
     openssl = shutil.which("openssl")
     if openssl is None:
-        raise SetupError(
-            "--tls makes its certificates with openssl: apt-get update && apt-get install -y openssl"
-        )
+        raise SetupError("--tls makes its certificates with openssl: apt-get update && apt-get install -y openssl")
 
     def run(*arguments: str | Path) -> None:
-        subprocess.run(
-            [openssl, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        subprocess.run([openssl, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     authority_key, request, extensions = folder / "ca.key", folder / "server.csr", folder / "server.ext"
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]

@@ -25,17 +25,13 @@ def two_cpus() -> tuple[int, int]:
     """The cpu of mock and load, and the cpu of the proxies: the first two this process may use."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
-        raise SetupError(
-            "two cpus are needed, one for the load and one for the proxy; this process may use one only."
-        )
+        raise SetupError("two cpus are needed, one for the load and one for the proxy; this process may use one only.")
     return allowed[0], allowed[1]
 
 
 def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown cpu"
-    )
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown cpu")
 
 
 def stay_on(cpu: int) -> None:

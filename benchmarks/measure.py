@@ -106,9 +106,7 @@ class Measurement:
             upstream = Upstream(port=base + FRONT, authority=authority)
         for name, port, command in commands:
             if proxies.port_answers(port):
-                raise SetupError(
-                    f"port {port} is taken: is another benchmark running? --port-base moves all ports."
-                )
+                raise SetupError(f"port {port} is taken: is another benchmark running? --port-base moves all ports.")
             output = BUILD / f"{name}.out"
             with open(output, "wb") as file:
                 process = machine.start(

@@ -210,8 +210,7 @@ def llmproxy_config(*, upstream: Upstream, access_log: bool, state_dir: Path) ->
     """Every provider leads to the mock; all else is as it comes, so the defaults are what is measured."""
     config: dict[str, object] = {
         "providers": {
-            name: {"enabled": True, "base_url": upstream.base_url}
-            for name in ("openai", "anthropic", "gemini", "groq")
+            name: {"enabled": True, "base_url": upstream.base_url} for name in ("openai", "anthropic", "gemini", "groq")
         },
         "log": {"level": "info", "format": "json", "access": access_log},
         "state_dir": str(state_dir),

@@ -85,9 +85,7 @@ class Metric:
     ratio: bool = True
 
 
-def plain(
-    label: str, step: str, *keys: str, form: str = "{:,.1f}", by: float = 1.0, ratio: bool = True
-) -> Metric:
+def plain(label: str, step: str, *keys: str, form: str = "{:,.1f}", by: float = 1.0, ratio: bool = True) -> Metric:
     """A number as it was recorded, times `by`."""
 
     def of(repetition: Repetition) -> float | None:
@@ -120,15 +118,11 @@ def upstream_connections(repetition: Repetition) -> float | None:
 
 
 def total_errors(repetition: Repetition) -> float | None:
-    return float(
-        sum(record.get("errors", 0) for name, record in repetition.items() if not name.startswith(DIRECT))
-    )
+    return float(sum(record.get("errors", 0) for name, record in repetition.items() if not name.startswith(DIRECT)))
 
 
 def most_by_others(repetition: Repetition) -> float | None:
-    shares = [
-        r["others_cpu"] for name, r in repetition.items() if "others_cpu" in r and not name.startswith(DIRECT)
-    ]
+    shares = [r["others_cpu"] for name, r in repetition.items() if "others_cpu" in r and not name.startswith(DIRECT)]
     return max(shares, default=None)
 
 
@@ -202,9 +196,7 @@ METRICS: Sequence[tuple[str, Sequence[Metric]]] = (
         "Soundness",
         (
             Metric("errors", "end", total_errors, "{:,.0f}", False),
-            Metric(
-                "largest share of the proxies' cpu used by others", "end", most_by_others, "{:.2f}", False
-            ),
+            Metric("largest share of the proxies' cpu used by others", "end", most_by_others, "{:.2f}", False),
         ),
     ),
 )

@@ -42,17 +42,11 @@ def arguments() -> argparse.ArgumentParser:
         "--only", type=names_of_workloads, default=ALL, metavar="W1,W3", help=f"workloads, of {','.join(ALL)}"
     )
     parser.add_argument("--reps", type=positive, default=3, help="repetitions (3)")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="times every duration (1); 0.3 for a quick look"
-    )
-    parser.add_argument(
-        "--idle-streams", type=positive, default=1000, metavar="N", help="streams in W6 (1000)"
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="times every duration (1); 0.3 for a quick look")
+    parser.add_argument("--idle-streams", type=positive, default=1000, metavar="N", help="streams in W6 (1000)")
     parser.add_argument("--no-access-log", action="store_true", help="both without access log (both with)")
     parser.add_argument("--tls", action="store_true", help="reach the mock over TLS, its certificate checked")
-    parser.add_argument(
-        "--shape", choices=tuple(SHAPES), default="openai", help="whose requests and answers (openai)"
-    )
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="openai", help="whose requests and answers (openai)")
     parser.add_argument(
         "--proxy-cmd", metavar="CMD", help="start llmproxy with this; {port} and {config} are filled in"
     )
@@ -77,9 +71,7 @@ def arguments() -> argparse.ArgumentParser:
         default=BUILD / "results.jsonl",
         help="results, a JSON line each (build/results.jsonl)",
     )
-    parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="measure nothing, print the table of such a file"
-    )
+    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print the table of such a file")
     return parser
 
 

@@ -90,8 +90,7 @@ class ProxyService(Service):
     def _close(self, _: object) -> None:
         assembly, self._assembly = self._assembly, None
         if assembly is not None:
-            for channel in list(assembly.site.channels):
-                channel.abortConnection()
+            assembly.site.stop()
             for origin in assembly.origins:
                 origin.close()
         self._flush_log()

@@ -32,9 +32,6 @@ class EndReason(StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     """An answer began, then nothing came for `upstream.idle_timeout_s`."""
 
-    BODY_TOO_LARGE = "body_too_large"
-    """The request's body was larger than is allowed."""
-
     BAD_REQUEST = "bad_request"
     """The request was refused as it is: not HTTP, too large a head, no such route, an unknown protocol."""
 

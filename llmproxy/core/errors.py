@@ -72,21 +72,6 @@ _ALL = (
         "The header fields of this request are larger than the proxy accepts. Send fewer or smaller ones.",
     ),
     ErrorClass(
-        "uri_too_long",
-        414,
-        PROXY,
-        EndReason.BAD_REQUEST,
-        "The path and query of this request are longer than the proxy accepts. Send the data in the body.",
-    ),
-    ErrorClass(
-        "body_too_large",
-        413,
-        PROXY,
-        EndReason.BODY_TOO_LARGE,
-        "The body of this request is larger than the proxy accepts. Send a smaller one; sending it "
-        "again will not help.",
-    ),
-    ErrorClass(
         "expectation_failed",
         417,
         PROXY,
@@ -184,13 +169,6 @@ _ALL = (
         "The proxy failed while it served this request: a fault of the proxy, not of yours or the "
         "provider's. Give its operator the request id.",
     ),
-    ErrorClass(
-        "draining",
-        503,
-        PROXY,
-        EndReason.DRAIN,
-        "The proxy is shutting down and takes no new requests. Try again in a moment.",
-    ),
 )
 
 ERROR_CLASSES: Mapping[str, ErrorClass] = MappingProxyType({each.name: each for each in _ALL})
@@ -199,8 +177,6 @@ ERROR_CLASSES: Mapping[str, ErrorClass] = MappingProxyType({each.name: each for 
 UNKNOWN_ROUTE: Final = ERROR_CLASSES["unknown_route"]
 BAD_REQUEST: Final = ERROR_CLASSES["bad_request"]
 HEADER_FIELDS_TOO_LARGE: Final = ERROR_CLASSES["header_fields_too_large"]
-URI_TOO_LONG: Final = ERROR_CLASSES["uri_too_long"]
-BODY_TOO_LARGE: Final = ERROR_CLASSES["body_too_large"]
 EXPECTATION_FAILED: Final = ERROR_CLASSES["expectation_failed"]
 UPGRADE_REQUIRED: Final = ERROR_CLASSES["upgrade_required"]
 NOT_IMPLEMENTED: Final = ERROR_CLASSES["not_implemented"]
@@ -214,7 +190,6 @@ UPSTREAM_RESET: Final = ERROR_CLASSES["upstream_reset"]
 UPSTREAM_INVALID_ANSWER: Final = ERROR_CLASSES["upstream_invalid_answer"]
 UPSTREAM_FIRST_BYTE_TIMEOUT: Final = ERROR_CLASSES["upstream_first_byte_timeout"]
 PROXY_ERROR: Final = ERROR_CLASSES["proxy_error"]
-DRAINING: Final = ERROR_CLASSES["draining"]
 
 
 class ProxyError(Exception):

@@ -71,17 +71,24 @@ def get_all(fields: Fields, name: bytes) -> list[bytes]:
     return [value.strip(b" \t") for key, value in fields if key.lower() == name]
 
 
+def add_to_index(table: Index, name: bytes, value: bytes) -> None:
+    """Add one field to a look-up table.
+
+    RFC 9110 5.3: repeated fields are one list, "by appending each subsequent field line value to the combined field
+    value in order, separated by a comma".
+    """
+    lower = name.lower()
+    if lower in table:
+        table[lower] += b", " + value.strip(b" \t")
+    else:
+        table[lower] = value.strip(b" \t")
+
+
 def index(fields: Fields) -> Index:
     """A look-up table of ``fields``: see :data:`Index`."""
     table: Index = {}
     for name, value in fields:
-        lower = name.lower()
-        if lower in table:
-            # RFC 9110 5.3: repeated fields are one list "by appending each subsequent field line value to the
-            # combined field value in order, separated by a comma".
-            table[lower] += b", " + value.strip(b" \t")
-        else:
-            table[lower] = value.strip(b" \t")
+        add_to_index(table, name, value)
     return table
 
 
@@ -141,6 +148,11 @@ def is_token(name: bytes) -> bool:
 def is_field_value(value: bytes) -> bool:
     """Whether ``value`` holds no CR, LF, NUL or other control but TAB (RFC 9110 5.5)."""
     return _FIELD_VALUE.match(value) is not None
+
+
+def size_bytes(fields: Fields) -> int:
+    """How many bytes these fields take in a head, line ends included."""
+    return sum(len(name) + len(value) + 4 for name, value in fields)
 
 
 def serialize(start_line: bytes, fields: Fields) -> bytes:

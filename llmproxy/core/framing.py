@@ -127,6 +127,10 @@ def judge_request(method: bytes, target: bytes, version: bytes, index: Index) ->
         # Stricter than RFC 9112 3.2.2, which has a server accept the absolute form: the host in it must never
         # choose where a request goes.
         raise FramingError(400, "the request target must be a path")
+    expect = index.get(b"expect")
+    if expect is not None and expect.lower() != b"100-continue":
+        # RFC 9110 10.1.1: a server that gets another expectation "MAY respond with a 417 (Expectation Failed)".
+        raise FramingError(417, "the only expectation understood here is 100-continue")
     return request_body(version, index)
 
 

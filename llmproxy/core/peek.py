@@ -21,7 +21,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from itertools import accumulate, islice
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -63,16 +63,28 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # What a bracket adds to the depth, as a signed byte.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+class _Watch(NamedTuple):
+    """What is looked for: the paths whose values are kept, those of the objects that are entered for them, and for
+    each such object (the whole body is ``()``) a decoder that takes only the members of interest, undecoded."""
+
+    leaves: frozenset[Path]
+    inner: frozenset[Path]
+    decoders: Mapping[Path, msgspec.json.Decoder[msgspec.Struct]]
 
 
-def _watch(user_path: Path) -> tuple[frozenset[Path], frozenset[Path]]:
-    """The paths whose values are kept, and those of the objects that are entered for them."""
+def _watch(user_path: Path) -> _Watch:
     leaves = _WATCHED | {user_path} if user_path else _WATCHED
-    return leaves, _ENTERED.union(user_path[:end] for end in range(1, len(user_path)))
+    inner = _ENTERED.union(user_path[:end] for end in range(1, len(user_path)))
+    decoders = {}
+    for prefix in ((), *inner):
+        below = {path[len(prefix)] for path in leaves | inner if path[: len(prefix)] == prefix and path != prefix}
+        fields = [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in sorted(below)]
+        decoders[prefix] = msgspec.json.Decoder(msgspec.defstruct("_Members", fields, gc=False))
+    return _Watch(leaves, inner, MappingProxyType(decoders))
 
 
-_WATCH: Final[Mapping[Path, tuple[frozenset[Path], frozenset[Path]]]] = MappingProxyType(
+_WATCH: Final[Mapping[Path, _Watch]] = MappingProxyType(
     {path: _watch(path) for path in ((), ("user",), ("metadata", "user_id"))}
 )
 """Worked out once for the paths that the built-in providers have."""
@@ -93,6 +105,7 @@ class BodyPeek:
     """
 
     __slots__ = (
+        "_decoders",
         "_depth",
         "_escaped",
         "_held",
@@ -115,7 +128,7 @@ class BodyPeek:
         self.done = limit_bytes <= 0
         self.complete = False
         self._user_path = user_path
-        self._leaves, self._inner = _WATCH.get(user_path) or _watch(user_path)
+        self._leaves, self._inner, self._decoders = _WATCH.get(user_path) or _watch(user_path)
         self._left = limit_bytes
         self._members_left = _MEMBERS_MAX
         self._values: dict[Path, object] = {}
@@ -189,15 +202,19 @@ class BodyPeek:
         return True
 
     def _take_members(self, data: bytes, prefix: Path) -> None:
-        for name, raw in _members.decode(data).items():
+        # The decoder skips at the speed of C what has no name here: a conversation is never made into objects.
+        found = self._decoders[prefix].decode(data)
+        for name in found.__struct_fields__:
+            raw = getattr(found, name)
+            if raw is msgspec.UNSET:
+                continue
             path = (*prefix, name)
-            if path in self._inner or path in self._leaves:
-                value = bytes(raw).strip()
-                if value[0] == _OPEN:
-                    if path in self._inner:
-                        self._take_members(value, path)
-                elif value[0] != _OPEN_ARRAY and path in self._leaves:
-                    self._keep(path, value)
+            value = bytes(raw).strip()
+            if value[0] == _OPEN:
+                if path in self._inner:
+                    self._take_members(value, path)
+            elif value[0] != _OPEN_ARRAY and path in self._leaves:
+                self._keep(path, value)
 
     # -- the states: each reads the blinded piece from `at` and returns where the next one reads on
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_VISIBLE: Final = re.compile(rb"[\x21-\x7e]+\Z")
+_ORIGIN_FORM: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 
 
 def is_origin_form(target: bytes) -> bool:
-    """Whether ``target`` begins with a slash and holds visible US-ASCII only (RFC 9112 3.2.1)."""
-    return target[:1] == b"/" and _VISIBLE.match(target) is not None
+    """Whether ``target`` begins with a slash and holds visible US-ASCII only, without a fragment (RFC 9112 3.2.1)."""
+    return _ORIGIN_FORM.match(target) is not None
 
 
 def split_query(target: bytes) -> tuple[bytes, bytes]:

@@ -54,7 +54,8 @@ class Progress:
 class RawHeaders(Headers):
     """Header fields that reach the wire in their own case and order, in the shape that ``IAgent`` asks for.
 
-    They are complete, with Host and, for a body of known length, Content-Length; only Transfer-Encoding is added.
+    They come from a message that was parsed, and are complete, with Host and, for a body of known length,
+    Content-Length; only Transfer-Encoding is added.
     """
 
     def __init__(self, fields: Fields, progress: Progress | None = None) -> None:
@@ -118,7 +119,7 @@ class Origin:
         :class:`~llmproxy.wire.client.UpstreamError`.
         """
         target = uri[len(self._root) :]
-        if not uri.startswith(self._root) or not is_origin_form(target):
+        if not uri.startswith(self._root) or target[:1] != b"/":
             raise ValueError("the target does not lie within this origin")
         progress = headers.progress if isinstance(headers, RawHeaders) else None
         outgoing = self._outgoing(method, target, headers, bodyProducer, progress)
@@ -151,11 +152,13 @@ class Origin:
                 fields.insert(0, (b"Host", self.authority))
             if body is not None and not chunked and b"content-length" not in names:
                 fields.append((b"Content-Length", b"%d" % body.length))
+            if not f.is_token(method) or not is_origin_form(target):
+                raise ValueError("the method or the target is not well-formed")
         if chunked:
             fields = [*fields, (b"Transfer-Encoding", b"chunked")]
         head = f.serialize(b"%b %b HTTP/1.1" % (method, target), fields)
-        if not f.is_token(method) or not f.is_one_head(head, len(fields)):
-            raise ValueError("the method or a header field is not well-formed")
+        if not f.is_one_head(head, len(fields)):
+            raise ValueError("a header field is not well-formed")
         return OutgoingRequest(method, head, body, chunked, progress.on_interim if progress else None)
 
     # -- connections -----------------------------------------------------------------------------------------

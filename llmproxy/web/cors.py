@@ -51,8 +51,8 @@ class CorsPolicy:
     def is_preflight(self, method: bytes, request: Index) -> bool:
         """Whether a request is a browser's question and not a caller's OPTIONS (Fetch 3.2.2)."""
         return (
-            self.enabled
-            and method == b"OPTIONS"
+            method == b"OPTIONS"
+            and self.enabled
             and request.get(b"origin") is not None
             and request.get(b"access-control-request-method") is not None
         )

@@ -64,32 +64,33 @@ class Exchange:
 
     _log = Logger()
 
+    # What is not known yet.
+    phase = RECEIVING
+    route: Route | None = None
+    route_name = ""
+    meta_user: str | None = None
+    rest = b""
+    model: str | None = None
+    stream_requested: bool | None = None
+    max_tokens: int | None = None
+    streamed = False
+    error_class = ""
+    upstream_request_id = ""
+    _settled = False
+    _peek: BodyPeek | None = None
+    _upload: Upload | None = None
+    _answer_at = 0.0
+    _head_at = 0.0
+    _pending: Deferred[Any] | None = None
+    _response: Response | None = None
+    _relay: Relay | None = None
+
     def __init__(self, request: ProxyRequest, context: Context) -> None:
         self.request = request
         self.context = context
         self.request_id = context.next_request_id()
-        self.began = context.now()
-        self.phase = RECEIVING
-        self.route: Route | None = None
-        self.route_name = ""
-        self.meta_user: str | None = None
-        self.rest = b""
-        self.model: str | None = None
-        self.stream_requested: bool | None = None
-        self.max_tokens: int | None = None
-        self.streamed = False
-        self.error_class = ""
-        self.upstream_request_id = ""
-        self._settled = False
-        self._peek: BodyPeek | None = None
-        self._upload: Upload | None = None
+        self.began = self._ready_at = context.now()
         self._progress = Progress()
-        self._ready_at = self.began
-        self._answer_at = 0.0
-        self._head_at = 0.0
-        self._pending: Deferred[Any] | None = None
-        self._response: Response | None = None
-        self._relay: Relay | None = None
 
     # -- towards the provider --------------------------------------------------------------------------------
 
@@ -156,7 +157,6 @@ class Exchange:
             return
         self.phase = WAITING if self._progress.sent_at is not None else CONNECTING
         pending.addCallbacks(self._answered, self._not_answered)
-        pending.addErrback(self._broke)
 
     def _upstream_rest(self) -> bytes:
         if self.context.config.identity.strip:
@@ -188,13 +188,15 @@ class Exchange:
         self._response = response
         self.phase = RELAYING
         self._answer_at = self.context.now()
-        fields = self._response_fields(response)
         request = self.request
         request.cork()
-        request.write_head(response.code, response.phrase, fields)
-        self._head_at = self.context.now()
-        relay = self._relay = Relay(request, self._body_ended)
-        response.deliverBody(relay)
+        try:
+            request.write_head(response.code, response.phrase, self._response_fields(response))
+            self._head_at = self.context.now()
+            relay = self._relay = Relay(request, self._body_ended)
+            response.deliverBody(relay)
+        except Exception:  # noqa: BLE001 - whatever it is, it is a fault of ours and this exchange's end
+            self._broke(Failure())
 
     def _response_fields(self, response: Response) -> Fields:
         """The upstream's fields with the changes that docs/fidelity.md lists."""
@@ -277,6 +279,11 @@ class Exchange:
         self.settle(EndReason.CLIENT_GONE)
         self._drop_upstream()
 
+    def drained(self) -> None:
+        """The proxy stops and cannot wait: the answer, if one has begun, is cut when the connection closes."""
+        self.settle(EndReason.DRAIN)
+        self._drop_upstream()
+
     def finished(self) -> None:
         """An answer that did not come from a provider is complete."""
         if self.route is None and not self.error_class:
@@ -350,7 +357,7 @@ class Exchange:
             "connect_ms": _ms(progress.connect_s) if progress.connect_s is not None else None,
             "overhead_ms": _ms(max(own, 0.0)),
             "duration_ms": _ms(now - began),
-            "end_reason": end_reason.value,
+            "end_reason": end_reason,
             "phase": self.phase,
             "sdk": caller.sdk(request.index.get(b"user-agent")),
             "retries": progress.retries,

@@ -22,7 +22,6 @@ _DIAL_STEPS = {
 }
 
 _REFUSALS = {
-    414: errors.URI_TOO_LONG,
     417: errors.EXPECTATION_FAILED,
     431: errors.HEADER_FIELDS_TOO_LARGE,
     501: errors.NOT_IMPLEMENTED,

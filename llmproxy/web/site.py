@@ -79,15 +79,19 @@ class ProxyRequest(Request):
         """Begin the answer, with what the proxy adds to every one."""
         exchange = self.exchange
         context = exchange.context
-        added: Fields = context.cors.answer_fields(self.index)
+        fields += context.cors.answer_fields(self.index)
         if context.config.fidelity.request_id:
-            added = [*added, (b"X-LLM-Proxy-Request-ID", exchange.request_id.encode("ascii"))]
-        super().write_head(status, reason, [*fields, *added])
+            fields.append((b"X-LLM-Proxy-Request-ID", exchange.request_id.encode("ascii")))
+        super().write_head(status, reason, fields)
 
     def finish_with(self, trailers: Fields) -> None:
         """End the answer; the exchange is told."""
         super().finish_with(trailers)
         self.exchange.finished()
+
+    def end_by_drain(self) -> None:
+        """The proxy stops; a pipelined request that was never begun gets its event too."""
+        (self.__dict__.get("exchange") or self._admit()).drained()
 
     def connectionLost(self, reason: Failure) -> None:
         """The caller has left; the exchange is told. A pipelined request that was never begun gets its event too."""
@@ -108,3 +112,10 @@ class ProxySite(Site):
     def __init__(self, resource: IResource, context: Context, reactor: IReactorTime) -> None:
         super().__init__(resource, reactor)
         self.context = context
+
+    def stop(self) -> None:
+        """End every exchange and connection now."""
+        for channel in list(self.channels):
+            for request in channel.requests():
+                cast(ProxyRequest, request).end_by_drain()
+            channel.abortConnection()

@@ -104,18 +104,21 @@ class Response:
 
     previousResponse = None
     request: Any = None
+    _protocol: IProtocol | None = None
+    _read_done: Callable[[], None] | None = None
+    _ended: Failure | None = None
 
     def __init__(
         self,
         connection: ClientConnection,
-        version: bytes,
+        is_http_1_1: bool,
         status: int,
         reason: bytes,
         fields: Fields,
         index: Index,
         body: BodyFraming,
     ) -> None:
-        self.version = (b"HTTP", 1, 1 if version == b"1.1" else 0)
+        self.version = (b"HTTP", 1, 1 if is_http_1_1 else 0)
         self.code = status
         self.phrase = reason
         self.fields = fields
@@ -128,10 +131,7 @@ class Response:
             self.length = 0
         self.trailers: Fields = []
         self._connection: ClientConnection | None = connection
-        self._protocol: IProtocol | None = None
-        self._read_done: Callable[[], None] | None = None
         self._early: list[bytes] = []
-        self._ended: Failure | None = None
 
     @property
     def headers(self) -> Headers:
@@ -253,6 +253,7 @@ class ClientConnection(Protocol):
         self._interim_head = False
         self._reason = b""
         self._fields: Fields = []
+        self._index: Index = {}
         self._trailers: Fields = []
         self._keep = True
         self._complete = False
@@ -436,6 +437,7 @@ class ClientConnection(Protocol):
         self._in_head = True
         self._reason = b""
         self._fields = []
+        self._index = {}
         self._trailers = []
 
     def on_status(self, reason: bytes) -> None:
@@ -445,8 +447,13 @@ class ClientConnection(Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """llhttp: a header field, or after the head a trailer field."""
-        if not self._complete:
-            (self._fields if self._in_head else self._trailers).append((name, value))
+        if self._complete:
+            return
+        if self._in_head:
+            self._fields.append((name, value))
+            f.add_to_index(self._index, name, value)
+        else:
+            self._trailers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """llhttp: the empty line after the header fields."""
@@ -459,18 +466,24 @@ class ClientConnection(Protocol):
         if not 100 <= status <= 599:
             self._fail(InvalidAnswer("the answer's status code is not one"))
             return
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._fail(InvalidAnswer("the answer is not HTTP/1.1 or HTTP/1.0"))
+            return
+        if self._head_bytes > MAX_HEAD_BYTES and f.size_bytes(self._fields) > MAX_HEAD_BYTES:
+            self._fail(InvalidAnswer("the answer's header fields are too large"))
+            return
         if status < 200:
             self._interim_answer(status, outgoing)
             return
+        index = self._index
         try:
-            index = f.index(self._fields)
             body = framing.response_body(outgoing.method, status, index)
         except FramingError as error:
             self._fail(InvalidAnswer(str(error)))
             return
-        version = parser.get_http_version().encode("ascii")
-        self._keep = body.kind != framing.UNTIL_CLOSE and not framing.wants_close(version, index)
-        response = self._response = Response(self, version, status, self._reason, self._fields, index, body)
+        self._keep = body.kind != framing.UNTIL_CLOSE and not framing.wants_close(version.encode("ascii"), index)
+        response = self._response = Response(self, version == "1.1", status, self._reason, self._fields, index, body)
         result, self._result = self._result, None
         if outgoing.method == b"HEAD":
             # llhttp cannot be told that this answer has no body: it is over here, and so is this parser.

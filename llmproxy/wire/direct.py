@@ -19,6 +19,8 @@ from typing import Any
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 _LEFT_STATES = frozenset((7, 8))
 """TCP_CLOSE (reset) and TCP_CLOSE_WAIT (the other end has sent its FIN), from ``linux/tcp_states.h``."""
 
@@ -46,6 +48,10 @@ class DirectWriter(Writer):
         counts from the moment it was queued.
     """
 
+    def __init__(self, transport: Connection) -> None:
+        super().__init__(transport)
+        self._send = transport.getHandle().send
+
     def write(self, data: bytes) -> None:
         """Send ``data`` now as far as the kernel takes it; the rest is queued in the transport.
 
@@ -59,15 +65,18 @@ class DirectWriter(Writer):
             and transport._tempDataLen == 0
             and len(transport.dataBuffer) == transport.offset
         ):
-            taken = transport.writeSomeData(data)
-            if isinstance(taken, int) and taken > 0:
-                self.sent_bytes += taken
-                if taken == len(data):
-                    return
-                data = data[taken:]
-                self.sent_bytes += len(data)
-            elif taken == 0:
-                self.sent_bytes += len(data)
+            try:
+                taken = self._send(data)
+            except BlockingIOError:
+                taken = 0
+            except OSError:
+                # Nothing was taken: sent_bytes stays. The transport meets the same error and tells of it.
+                transport.write(data)
+                return
+            self.sent_bytes += len(data)
+            if taken == len(data):
+                return
+            data = data[taken:]
         else:
             self.sent_bytes += len(data)
         transport.write(data)
@@ -89,7 +98,7 @@ def is_quiet(transport: Any) -> bool:
     if not connection.connected or connection.disconnecting:
         return False
     try:
-        connection.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        connection.getHandle().recv(1, _PEEK)
     except BlockingIOError:
         return True
     except OSError:

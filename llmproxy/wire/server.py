@@ -134,6 +134,16 @@ class Request(server.Request):
 
     defaultContentType = None
     channel: Channel | None  # type: ignore[assignment]
+    queued = False
+    sent_body_bytes = 0
+    head_written = False
+    status = 0
+    _receiver: BodyReceiver | None = None
+    _early_error: FramingError | None = None
+    _corked = False
+    _suppress_body = False
+    _close_delimited = False
+    _continue_owed = False
 
     # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses.
     def __init__(
@@ -156,21 +166,10 @@ class Request(server.Request):
         self.index = index
         self.body = body
         self.body_done = body is framing.NO_BODY
-        self.notifications = []
-        self.queued = False
         self.close_after = framing.wants_close(version, index)
-        self.sent_body_bytes = 0
-        self.head_written = False
-        self.status = 0
-        self._receiver: BodyReceiver | None = None
         self._early: list[bytes] = []
         self._early_trailers: Fields = []
-        self._early_error: FramingError | None = None
         self._pending: list[bytes] = []
-        self._corked = False
-        self._suppress_body = False
-        self._close_delimited = False
-        self._continue_owed = False
 
     def __getattr__(self, name: str) -> Any:
         """The parts that twisted.web's Request builds in its constructor, built when first used."""
@@ -187,7 +186,7 @@ class Request(server.Request):
             value = self.channel.getPeer() if name == "client" else self.channel.getHost()
         elif name in ("received_cookies", "_adapterCache"):
             value = {}
-        elif name == "cookies":
+        elif name in ("cookies", "notifications"):
             value = []
         else:
             raise AttributeError(name)
@@ -279,8 +278,7 @@ class Request(server.Request):
         self.channel = None
         if isinstance(self._receiver, Collector) and not self._receiver.result.called:
             self._receiver.result.errback(reason)
-        notifications, self.notifications = self.notifications, []
-        for waiting in notifications:
+        for waiting in self.__dict__.pop("notifications", ()):
             waiting.errback(reason)
 
     # -- the body of the request -----------------------------------------------------------------------------
@@ -333,7 +331,7 @@ class Request(server.Request):
         self.channel.write(f.serialize(b"HTTP/1.1 %d %b" % (status, reason), fields))
 
     def write_head(self, status: int, reason: bytes, fields: Fields) -> None:
-        """Begin the answer with a final status and these end-to-end fields, in this order.
+        """Begin the answer with a final status and these end-to-end fields, in this order; the list is taken over.
 
         The framing is added here: a ``Content-Length`` among the fields is kept and says how the body ends; without
         one the body is chunked for HTTP/1.1 and ends with the connection for HTTP/1.0 (RFC 9112 section 6.3).
@@ -343,8 +341,11 @@ class Request(server.Request):
         self.status = self.code = status
         if self.channel is None:
             return
-        fields = list(fields)
-        sized = any(len(name) == 14 and name.lower() == b"content-length" for name, _ in fields)
+        sized = False
+        for name, _ in fields:
+            if len(name) == 14 and name.lower() == b"content-length":
+                sized = True
+                break
         self._suppress_body = self.method == b"HEAD" or status in _BODYLESS
         if status == 204:
             # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response with a status
@@ -420,8 +421,7 @@ class Request(server.Request):
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.answered(self)
-        notifications, self.notifications = self.notifications, []
-        for waiting in notifications:
+        for waiting in self.__dict__.pop("notifications", ()):
             waiting.callback(None)
 
     def abort(self) -> None:
@@ -478,8 +478,10 @@ class Channel(Protocol):
         self._waiting: deque[Request] = deque()
         self._producer: IPushProducer | None = None
         self._writer: Writer | None = None
+        self._method = b""
         self._target = b""
         self._fields: Fields = []
+        self._index: Index = {}
         self._trailers: Fields = []
         self._in_head = True
         self._head_bytes = 0
@@ -579,8 +581,10 @@ class Channel(Protocol):
         """llhttp: the first byte of a request."""
         if self._primed:
             return
+        self._method = b""
         self._target = b""
         self._fields = []
+        self._index = {}
         self._trailers = []
         self._in_head = True
 
@@ -593,19 +597,26 @@ class Channel(Protocol):
         """llhttp: a header field, or after the head a trailer field."""
         if self._primed:
             return
-        (self._fields if self._in_head else self._trailers).append((name, value))
+        if self._in_head:
+            self._fields.append((name, value))
+            f.add_to_index(self._index, name, value)
+        else:
+            self._trailers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """llhttp: the empty line after the header fields."""
         if self._primed or self._refusal is not None or self._deaf:
             return
         parser = self._parser
-        method = parser.get_method()
+        method = self._method = parser.get_method()
         version = parser.get_http_version().encode("ascii")
+        index = self._index
         self._in_head = False
+        too_large = self._head_bytes > MAX_HEAD_BYTES and f.size_bytes(self._fields) > MAX_HEAD_BYTES
         self._head_bytes = 0
-        index = f.index(self._fields)
         try:
+            if too_large:
+                raise FramingError(431, "the header fields are too large")
             body = framing.judge_request(method, self._target, version, index)
         except FramingError as error:
             self._refusal = error
@@ -655,28 +666,23 @@ class Channel(Protocol):
         self._deaf = True
         if error is None:
             return
-        if self._current is None:
+        if self._current is None and self._arriving is None:
             request = self.site.requestFactory(
                 self,
-                self._method(),
+                self._method,
                 self._target or b"/",
                 b"1.1",
                 self._fields,
-                f.index(self._fields),
+                self._index,
                 framing.NO_BODY,
             )
             request.close_after = True
             request.refuse(error)
+        elif self._current is None:
+            self._close_soon(linger=True)  # what broke is the body of a request that has its answer
         elif self._arriving is self._current:
             self._current.body_failed(error)
         # Otherwise a later, pipelined request is malformed: the answers before it go out, then answered() closes.
-
-    def _method(self) -> bytes:
-        """The method, if the parser has come that far."""
-        try:
-            return self._parser.get_method() or b"GET"
-        except Exception:  # noqa: BLE001 - httptools has no method to give before the first line is read
-            return b"GET"
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -695,6 +701,7 @@ class Channel(Protocol):
         elif not request.body_done:
             # An early answer: the rest of the body is read and dropped, so that it is never taken for a request.
             request.receive_body(Discard())
+            self.resume_reading()
             self._linger = self.site.reactor.callLater(LINGER_S, self._linger_over)
         else:
             self._next()
@@ -790,6 +797,10 @@ class Channel(Protocol):
 
     def stopProducing(self) -> None:
         """The connection is lost; ``connectionLost`` follows and does the work."""
+
+    def requests(self) -> list[Request]:
+        """Those that have no complete answer yet, in order."""
+        return [request for request in (self._current, *self._waiting) if request is not None]
 
     # -- what twisted.web asks of a channel --------------------------------------------------------------------
 

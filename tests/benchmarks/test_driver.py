@@ -85,18 +85,14 @@ class Proxies(SynchronousTestCase):
     def test_llmproxy_config_is_accepted(self) -> None:
         """llmproxy takes the configuration that is written for it, and every provider leads to the mock."""
         config = self.written(PLAIN, access_log=True)
-        self.assertEqual(
-            {provider.base_url for provider in config.providers.values()}, {"http://127.0.0.1:19400"}
-        )
+        self.assertEqual({provider.base_url for provider in config.providers.values()}, {"http://127.0.0.1:19400"})
         self.assertTrue(config.log.access)
         self.assertEqual(config.log.format, "json")
 
     def test_llmproxy_config_with_tls_and_no_log(self) -> None:
         """--tls gives it the https address and our authority; --no-access-log reaches it as well."""
         config = self.written(TLS, access_log=False)
-        self.assertEqual(
-            {provider.base_url for provider in config.providers.values()}, {"https://localhost:19401"}
-        )
+        self.assertEqual({provider.base_url for provider in config.providers.values()}, {"https://localhost:19401"})
         self.assertTrue(str(config.upstream.ca_file).endswith("/ca.pem"))
         self.assertFalse(config.log.access)
 

@@ -98,9 +98,7 @@ class AddedLatency(SynchronousTestCase):
 
     def test_direct_is_no_contestant(self) -> None:
         """The run without a proxy has no column."""
-        self.assertEqual(
-            list(repetitions([run("direct", "W1c1", beside=""), run("nginx", "W1c1")])), ["nginx"]
-        )
+        self.assertEqual(list(repetitions([run("direct", "W1c1", beside=""), run("nginx", "W1c1")])), ["nginx"])
 
 
 class Faults(SynchronousTestCase):
@@ -157,7 +155,5 @@ class Faults(SynchronousTestCase):
 class Reuse(SynchronousTestCase):
     def test_upstream_connections(self) -> None:
         """Connections the mock accepted, for each request it got."""
-        self.assertEqual(
-            upstream_connections({"W1c16": run("nginx", "W1c16", up_conns=5, up_reqs=1000)}), 0.005
-        )
+        self.assertEqual(upstream_connections({"W1c16": run("nginx", "W1c16", up_conns=5, up_reqs=1000)}), 0.005)
         self.assertIsNone(upstream_connections({}))

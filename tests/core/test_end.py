@@ -18,7 +18,7 @@ class Words(SynchronousTestCase):
         """The words are those that dashboards and alerts are built on; a change here breaks them."""
         words = (
             "ok client_gone upstream_reset upstream_truncated upstream_invalid connect_failed "
-            "first_byte_timeout idle_timeout body_too_large bad_request drain proxy_error"
+            "first_byte_timeout idle_timeout bad_request drain proxy_error"
         )
         self.assertEqual([each.value for each in EndReason], words.split())
 
@@ -29,6 +29,6 @@ class Words(SynchronousTestCase):
 
     def test_whose_fault(self) -> None:
         """An error that the provider caused never ends as a fault of the caller or the proxy."""
-        ours = {EndReason.BAD_REQUEST, EndReason.BODY_TOO_LARGE, EndReason.PROXY_ERROR, EndReason.DRAIN}
+        ours = {EndReason.BAD_REQUEST, EndReason.PROXY_ERROR, EndReason.DRAIN}
         for each in ERROR_CLASSES.values():
             self.assertEqual(each.end_reason in ours, each.source == "proxy", each.name)

@@ -48,7 +48,7 @@ run() {
 	local name=$1 command
 	shift
 	if [ "$name" = node ]; then
-		command=(node --test --test-reporter=spec "$@" "$here"/node/*.test.mjs)
+		command=(node --test --test-concurrency=1 --test-reporter=spec "$@" "$here"/node/*.test.mjs)
 	else
 		command=("$here/.venv-$name/bin/python" -m pytest -c "$here/pytest.ini" --rootdir="$here" "$here" "$@")
 	fi

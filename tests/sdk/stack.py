@@ -33,15 +33,17 @@ def main(command: list[str]) -> int:
         with running(simulator):
             simulator.wait_until_ready()
             endpoint = f"--port=tcp:{proxy_port}:interface={LOOPBACK}"
-            environ = urls | {"LOG_FORMAT": "text"}
+            environ = urls | {"LOG_FORMAT": "text", "LOG_LEVEL": "error"}
             proxy = Program("proxy", "run", endpoint, f"--config={CONFIG}", port=proxy_port, environ=environ)
             with running(proxy):
                 proxy.wait_until_ready("/health")
                 # The path to this script's own imports is of no use to the command.
                 inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
                 status = subprocess.call(command, env=inherited | urls)
-                proxy.check_alive()
                 simulator.check_alive()
+                proxy.check_alive()
+                if complaints := proxy.new_output():
+                    raise Failed(f"The proxy found a fault in itself. It said:\n{complaints}")
                 return status
 
 

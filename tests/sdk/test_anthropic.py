@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.sdk.conftest import Simulator
-from tests.sdk.installed import ANTHROPIC_KEY_FIELD, CUT, anthropic
+from tests.sdk.installed import ANTHROPIC_KEY_FIELD, ANTHROPIC_UNAVAILABLE, CUT, anthropic
 
 MODEL = "claude-sonnet-5-5"
 CALL = {"model": MODEL, "max_tokens": 1024, "messages": [{"role": "user", "content": "Say hello."}]}
@@ -165,20 +165,20 @@ def check_from_provider(error: Any, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "name"),
+    ("status", "error"),
     [
-        (400, "BadRequestError"),
-        (403, "PermissionDeniedError"),
-        (429, "RateLimitError"),
-        (500, "InternalServerError"),
-        (503, "ServiceUnavailableError"),
-        (529, "OverloadedError"),
+        (400, anthropic.BadRequestError),
+        (403, anthropic.PermissionDeniedError),
+        (429, anthropic.RateLimitError),
+        (500, anthropic.InternalServerError),
+        (503, ANTHROPIC_UNAVAILABLE),
+        (529, anthropic.OverloadedError),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_of_the_provider(client: Any, status: int, name: str, stream: bool) -> None:
+def test_errors_of_the_provider(client: Any, status: int, error: Any, stream: bool) -> None:
     """The provider's error raises its class, with the provider's body and request id."""
-    with pytest.raises(getattr(anthropic, name)) as raised:
+    with pytest.raises(error) as raised:
         client.messages.create(**wishing(f"status={status}"), stream=stream)
     check_from_provider(raised.value, status)
 

@@ -1,7 +1,6 @@
 """Chat completions, with every SDK that speaks them and at every base URL that serves them.
 
-The same cases for OpenAI, for Groq with its own SDK and with OpenAI's, for Gemini's compatible endpoint, and for a
-base URL that names a user.
+The same cases for OpenAI, for Groq with its own SDK and with OpenAI's, and for Gemini's compatible endpoint.
 """
 
 import asyncio
@@ -60,7 +59,6 @@ class Speaker:
 
 SPEAKERS = {
     "openai": ("openai", "/openai/v1", "gpt-4o", "/v1/chat/completions"),
-    "openai-meta": ("openai", "/meta/alice@example.com/openai/v1", "gpt-4o", "/v1/chat/completions"),
     "openai-at-groq": ("openai", "/groq/v1", "llama-3.3-70b-versatile", "/openai/v1/chat/completions"),
     "openai-at-gemini": (
         "openai",
@@ -69,7 +67,6 @@ SPEAKERS = {
         "/v1beta/openai/chat/completions",
     ),
     "groq": ("groq", "/groq", "llama-3.3-70b-versatile", "/openai/v1/chat/completions"),
-    "groq-meta": ("groq", "/meta/alice/groq", "llama-3.3-70b-versatile", "/openai/v1/chat/completions"),
 }
 
 
@@ -143,6 +140,16 @@ async def test_async_client(speaker: Speaker) -> None:
         check_stream(speaker, [chunk async for chunk in stream], whole)
 
 
+def test_base_url_that_names_a_user(speaker: Speaker, simulator: Simulator) -> None:
+    """With `/meta/{user}` in front, everything is the same, and the provider does not see it."""
+    client = speaker.make("/meta/alice@example.com" + speaker.path)
+    call = {"model": speaker.model, "messages": HELLO}
+    check_answer(speaker, client.chat.completions.create(**call))
+    assert simulator.seen()[-1].target == speaker.upstream
+    stream = client.chat.completions.create(**call, **streaming(speaker))
+    check_stream(speaker, list(stream), speaker.create())
+
+
 def test_events_come_one_by_one(speaker: Speaker) -> None:
     """The pieces arrive at the provider's pace, not all together at the end."""
     arrivals_s = [
@@ -190,8 +197,6 @@ def test_gzip(speaker: Speaker, stream: bool) -> None:
     ("status", "name"),
     [
         (400, "BadRequestError"),
-        (403, "PermissionDeniedError"),
-        (422, "UnprocessableEntityError"),
         (429, "RateLimitError"),
         (500, "InternalServerError"),
         (503, "InternalServerError"),

@@ -66,7 +66,8 @@ def check_stream(chunks: list[Any], whole: Any) -> None:
 
 def test_plain_call(gemini_client: Any, simulator: Simulator, path: str) -> None:
     """A plain call gives the answer and its usage; the path keeps its colon and the SDK's version."""
-    check_answer(gemini_client(path).models.generate_content(**call()))
+    client = gemini_client(path)
+    check_answer(client.models.generate_content(**call()))
     seen = simulator.seen()[-1]
     assert seen.target == f"/{GEMINI_VERSION}/models/{MODEL}:generateContent"
     assert seen.values("x-goog-api-key")
@@ -75,7 +76,8 @@ def test_plain_call(gemini_client: Any, simulator: Simulator, path: str) -> None
 @pytest.mark.parametrize("version", ["v1", "v1beta", "v1alpha"])
 def test_versions(gemini_client: Any, simulator: Simulator, version: str) -> None:
     """Whatever version of the interface is asked for, it is reached."""
-    check_answer(gemini_client("/gemini", api_version=version).models.generate_content(**call()))
+    client = gemini_client("/gemini", api_version=version)
+    check_answer(client.models.generate_content(**call()))
     assert simulator.seen()[-1].target.startswith(f"/{version}/")
 
 
@@ -217,8 +219,9 @@ def test_unknown_model(client: Any) -> None:
 
 def test_key_not_accepted(gemini_client: Any) -> None:
     """A key that the provider does not accept is its 400, with its reason."""
+    client = gemini_client("/gemini", api_key="AIza-invalid")
     with pytest.raises(genai.errors.ClientError) as raised:
-        gemini_client("/gemini", api_key="AIza-invalid").models.generate_content(**call())
+        client.models.generate_content(**call())
     check_from_provider(raised.value, 400)
     assert raised.value.details["error"]["details"][0]["reason"] == "API_KEY_INVALID"
 

@@ -88,7 +88,9 @@ def test_close_in_mid_response(client: Any, simulator: Simulator) -> None:
 
 def test_cancel_in_background(client: Any) -> None:
     """A response in the background is cancelled by its id."""
-    made = client.responses.create(model=MODEL + "+delay=20", input="Say hello.", background=True, timeout=40)
+    made = client.responses.create(
+        model=MODEL + "+events=30+interval=1", input="Say hello.", background=True
+    )
     assert made.status == "queued"
     assert client.responses.cancel(made.id).status == "cancelled"
 
@@ -157,7 +159,7 @@ def test_speech(client: Any) -> None:
 
 
 def test_models(client: Any) -> None:
-    """One model by its name; one that there is not; a name that needs escaping reaches the provider."""
+    """One model by its name, and one that there is not."""
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("missing-model")

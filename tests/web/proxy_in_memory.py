@@ -157,9 +157,9 @@ class ProxyInMemory:
         return sum(len(endpoint.connections) for endpoint in self.endpoints.values())
 
     def pass_time(self, seconds: float) -> None:
-        """Let the clock run, a tenth of a second at a time."""
-        for _ in range(round(seconds * 10)):
-            self.clock.advance(0.1)
+        """Let the clock run, an eighth of a second at a time: fractions that add up exactly."""
+        for _ in range(round(seconds * 8)):
+            self.clock.advance(0.125)
 
     def ask(self, request: bytes) -> bytes:
         """What a new caller gets for `request` when no provider has to say anything."""
@@ -204,6 +204,11 @@ def ok(body: bytes = b"hi", *fields: bytes) -> bytes:
     """A provider's answer."""
     head = [b"HTTP/1.1 200 OK", *fields, b"Content-Length: %d" % len(body)]
     return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+def answers(heard: bytes) -> int:
+    """How many final answers are in what a caller heard: each carries one id."""
+    return heard.count(b"\r\nX-LLM-Proxy-Request-ID: ")
 
 
 def head_and_body(message: bytes) -> tuple[bytes, bytes]:
