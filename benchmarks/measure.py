@@ -276,6 +276,6 @@ def progress(record: dict[str, Any]) -> str:
         ("cold_s", "{:>7.3f} s to the first 200"),
         ("rss_mib", "{:>6.1f} MiB"),
     ):
-        if record.get(key):
+        if record.get(key) and (key != "live" or record["mode"] == "hold"):
             words.append(text.format(record[key]))
     return "  ".join(words + [f"!! {fault}" for fault in report.faults(record)])

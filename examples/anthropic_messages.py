@@ -1,4 +1,5 @@
 """Anthropic's SDK through the proxy. Needs: pip install anthropic"""
+# ruff: noqa: T201
 
 import os
 

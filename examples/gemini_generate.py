@@ -1,4 +1,5 @@
 """Google's SDK through the proxy. Needs: pip install google-genai"""
+# ruff: noqa: T201
 
 import os
 

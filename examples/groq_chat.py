@@ -1,4 +1,5 @@
 """Groq's SDK through the proxy. Needs: pip install groq"""
+# ruff: noqa: T201
 
 import os
 

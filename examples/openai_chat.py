@@ -1,4 +1,5 @@
 """OpenAI's SDK through the proxy. Needs: pip install openai"""
+# ruff: noqa: T201
 
 import os
 

@@ -64,6 +64,9 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
+_NO_FIELD_NAME = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')
+
+
 class _Watch(NamedTuple):
     """What is looked for: the paths whose values are kept, those of the objects that are entered for them, and for
     each such object (the whole body is ``()``) a decoder that takes only the members of interest, undecoded."""
@@ -76,11 +79,14 @@ class _Watch(NamedTuple):
 def _watch(user_path: Path) -> _Watch:
     leaves = _WATCHED | {user_path} if user_path else _WATCHED
     inner = _ENTERED.union(user_path[:end] for end in range(1, len(user_path)))
-    decoders = {}
+    decoders: dict[Path, msgspec.json.Decoder[msgspec.Struct]] = {}
+    if any(_NO_FIELD_NAME.search(name) for name in user_path):
+        return _Watch(leaves, inner, decoders)  # msgspec takes no such name: the scan does
     for prefix in ((), *inner):
         below = {path[len(prefix)] for path in leaves | inner if path[: len(prefix)] == prefix and path != prefix}
-        fields = [(name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for name in sorted(below)]
-        decoders[prefix] = msgspec.json.Decoder(msgspec.defstruct("_Members", fields, gc=False))
+        names = {f"member_{number}": name for number, name in enumerate(sorted(below))}
+        fields = [(attribute, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for attribute in names]
+        decoders[prefix] = msgspec.json.Decoder(msgspec.defstruct("_Members", fields, rename=names, gc=False))
     return _Watch(leaves, inner, MappingProxyType(decoders))
 
 
@@ -191,7 +197,7 @@ class BodyPeek:
     # -- the fast way: a small body in one piece
 
     def _in_one_go(self, data: bytes) -> bool:
-        if not data[-4:].rstrip().endswith(b"}"):
+        if not self._decoders or not data[-4:].rstrip().endswith(b"}"):
             return False
         try:
             self._take_members(data, ())
@@ -204,8 +210,8 @@ class BodyPeek:
     def _take_members(self, data: bytes, prefix: Path) -> None:
         # The decoder skips at the speed of C what has no name here: a conversation is never made into objects.
         found = self._decoders[prefix].decode(data)
-        for name in found.__struct_fields__:
-            raw = getattr(found, name)
+        for attribute, name in zip(found.__struct_fields__, found.__struct_encode_fields__, strict=True):
+            raw = getattr(found, attribute)
             if raw is msgspec.UNSET:
                 continue
             path = (*prefix, name)

@@ -117,7 +117,8 @@ def ask(fence: Fence, proxy: str) -> tuple[int, str]:
     if bash is None or curl is None:
         pytest.fail("bash and curl are needed to run the commands of the README; install them (apt-get install curl)")
     # The command stays as it is in the README: curl is a function that adds what the test wants to know.
-    script = f"curl() {{ {curl} --silent --show-error --max-time {ANSWER_LIMIT_S:.0f} -w '\\n%{{http_code}}' \"$@\"; }}\n"
+    options = f"--silent --show-error --max-time {ANSWER_LIMIT_S:.0f} --write-out '\\n%{{http_code}}'"
+    script = f'curl() {{ {curl} {options} "$@"; }}\n'
     assert fence.text.count("curl ") == 1 and PLACE in fence.text
     environ = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     done = subprocess.run(

@@ -203,9 +203,7 @@ def test_gzip(speaker: Speaker, stream: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_of_the_provider(
-    speaker: Speaker, simulator: Simulator, status: int, name: str, stream: bool
-) -> None:
+def test_errors_of_the_provider(speaker: Speaker, simulator: Simulator, status: int, name: str, stream: bool) -> None:
     """The provider's error raises its class, with the provider's body, asked for once."""
     before = len(simulator.seen(1000))
     with pytest.raises(getattr(speaker.errors, name)) as raised:
@@ -309,7 +307,7 @@ def test_stream_that_the_provider_breaks_off(speaker: Speaker, fault: str) -> No
     chunks = []
     with pytest.raises(CUT[speaker.sdk]):
         for chunk in stream:
-            chunks.append(chunk)  # noqa: PERF402 - those before the exception are kept
+            chunks.append(chunk)
     assert 1 < len(chunks) < 50
 
 

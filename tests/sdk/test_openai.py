@@ -88,9 +88,7 @@ def test_close_in_mid_response(client: Any, simulator: Simulator) -> None:
 
 def test_cancel_in_background(client: Any) -> None:
     """A response in the background is cancelled by its id."""
-    made = client.responses.create(
-        model=MODEL + "+events=30+interval=1", input="Say hello.", background=True
-    )
+    made = client.responses.create(model=MODEL + "+events=30+interval=1", input="Say hello.", background=True)
     assert made.status == "queued"
     assert client.responses.cancel(made.id).status == "cancelled"
 

@@ -72,7 +72,7 @@ def test_fields_of_the_errors(sdk: tuple[Any, Any, Callable[..., Any]]) -> None:
     with pytest.raises(module.NotFoundError) as raised:
         call(make("/nowhere"))
     body = raised.value.body
-    error = body["error"] if "error" in body else body
+    error = body.get("error", body)
     assert error["message"]
     assert error["type"] in ("invalid_request_error", "not_found_error")
 
