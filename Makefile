@@ -10,7 +10,7 @@ TWISTD := $(VENV)/bin/twistd -n --pidfile=
 PYTEST := $(PY) -b -m pytest
 TRIAL := $(PY) -bb -m twisted.trial --temp-directory=_trial_temp
 # The tests that start no programs and no reactor run a second time under Twisted's own runner.
-NOT_IN_TRIAL := tests/live/% tests/packaging/% tests/scripts/% tests/sdk/%
+NOT_IN_TRIAL := tests/live/% tests/packaging/% tests/docs/% tests/scripts/% tests/sdk/%
 IN_TRIAL = $(filter-out $(NOT_IN_TRIAL),$(wildcard tests/test_*.py tests/*/test_*.py))
 # 8 GiB for each run in memory: a test that never stops writing fails alone, and does not take the machine with it.
 BOUNDED := ulimit -v 8388608 2>/dev/null;

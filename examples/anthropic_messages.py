@@ -1,5 +1,4 @@
 """Anthropic's SDK through the proxy. Needs: pip install anthropic"""
-# ruff: noqa: T201
 
 import os
 

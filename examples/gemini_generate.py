@@ -1,5 +1,4 @@
 """Google's SDK through the proxy. Needs: pip install google-genai"""
-# ruff: noqa: T201
 
 import os
 

@@ -1,5 +1,4 @@
 """Groq's SDK through the proxy. Needs: pip install groq"""
-# ruff: noqa: T201
 
 import os
 

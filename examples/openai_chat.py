@@ -1,5 +1,4 @@
 """OpenAI's SDK through the proxy. Needs: pip install openai"""
-# ruff: noqa: T201
 
 import os
 

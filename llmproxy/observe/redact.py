@@ -16,6 +16,7 @@ _KEY = re.compile(
     | ((?i:bearer|basic)[ ]+)                                                      [A-Za-z0-9._~+/=\-]{6,}
     | ((?i:api[_-]?key|access_token|\bkey)=)                                       [^&\s"'\\]+
     | ((?i:api-key)(?:\\?["'])?[ ]*[:,][ ]*(?:b?\\?["'])?)                          [^\s"'\\]+
+    | ((?i:cookie)(?:\\?["'])?[ ]*[:,][ ]*(?:b?\\?["'])?)                           [^\s"'\\;]+(?:;[ ]*[^\s"'\\;]+)*
     """,
     re.VERBOSE,
 )
@@ -30,6 +31,8 @@ _SIGNS: Final = (
     "AQ.",
     "ya29.",
     "api-key",
+    "ookie",
+    "COOKIE",
     "earer ",
     "asic ",
     "key=",

@@ -63,6 +63,10 @@ class RawHeaders(Headers):
         self.fields = fields
         self.progress = progress
 
+    def __repr__(self) -> str:
+        """Without any value: they hold keys."""
+        return f"<RawHeaders, {len(self.fields)} fields>"
+
     def getAllRawHeaders(self) -> Any:
         """``(name, values)`` pairs, one for each field."""
         return ((name, [value]) for name, value in self.fields)

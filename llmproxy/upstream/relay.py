@@ -49,4 +49,5 @@ class Relay(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The body has ended, one way or another."""
         self._request.unregisterProducer()
+        self.transport = None
         self._ended(reason)

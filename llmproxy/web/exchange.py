@@ -305,6 +305,9 @@ class Exchange:
         self._settled = True
         if self.context.config.log.access:
             self.context.write_access(self._access_event(end_reason))
+        # The circle is opened here, so that all of it is freed at once and the collector has nothing to look for.
+        self._upload = self._relay = self._peek = None
+        self._progress.on_interim = None
 
     # -- what the access event says --------------------------------------------------------------------------
 

@@ -87,7 +87,10 @@ class ProxyRequest(Request):
     def finish_with(self, trailers: Fields) -> None:
         """End the answer; the exchange is told."""
         super().finish_with(trailers)
-        self.exchange.finished()
+        if "exchange" in self.__dict__:
+            exchange = self.exchange
+            del self.exchange  # nothing asks for it after a proper end, and the two would keep each other alive
+            exchange.finished()
 
     def end_by_drain(self) -> None:
         """The proxy stops; a pipelined request that was never begun gets its event too."""

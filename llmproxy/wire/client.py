@@ -75,7 +75,7 @@ class IdleTimeout(UpstreamError):
     """The answer stopped coming for too long."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class OutgoingRequest:
     """A request as it is to be written.
 
@@ -90,6 +90,10 @@ class OutgoingRequest:
     body: IBodyProducer | None = None
     chunked: bool = False
     on_interim: Callable[[int, bytes, Fields], None] | None = None
+
+    def __repr__(self) -> str:
+        """The method only: the head holds keys."""
+        return f"<OutgoingRequest {self.method!r}>"
 
 
 @implementer(IResponse, IPushProducer)
@@ -179,10 +183,11 @@ class Response:
 
     def end(self, reason: Failure) -> None:
         """Nothing more comes. From here on this producer cannot touch the connection, which may serve another."""
-        self._connection = None
+        self._connection = self._read_done = None
         self._ended = reason
-        if self._protocol is not None:
-            self._protocol.connectionLost(reason)
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connectionLost(reason)
 
     # -- IPushProducer ---------------------------------------------------------------------------------------
 

@@ -418,6 +418,8 @@ class Request(server.Request):
         self._corked = False
         self.flush()
         self.finished = 1
+        if self.body_done:
+            self._receiver = None
         channel, self.channel = self.channel, None
         if channel is not None:
             channel.answered(self)

@@ -60,11 +60,19 @@ class Simulator:
             for noted in self._show(f"requests?last={count}")["requests"]
         ]
 
+    def _count(self, name: str) -> int:
+        count: int = self._show("connections")[name]
+        return count
+
+    @property
+    def requests(self) -> int:
+        """How many requests came, up to now."""
+        return self._count("requests")
+
     @property
     def aborts(self) -> int:
         """How many answers the caller did not wait for, up to now."""
-        count: int = self._show("connections")["aborted"]
-        return count
+        return self._count("aborted")
 
     def sees_abort(self, before: int) -> bool:
         """Whether one more answer than `before` was aborted, within ABORT_LIMIT_S from now."""

@@ -1,0 +1,676 @@
+"""The client side of a connection: every way in which an answer can be framed, come late, break off or be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from zope.interface import implementer
+
+from llmproxy.core.fields import Fields
+from llmproxy.wire.client import (
+    AnswerCut,
+    ClientConnection,
+    FirstByteTimeout,
+    IdleTimeout,
+    InvalidAnswer,
+    NeverAnswered,
+    OutgoingRequest,
+    Response,
+)
+from tests.wire.far_end import FarEnd
+
+
+class _Body(Protocol):
+    """Takes a body: its pieces, the reads they came in, its end."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.reads = 0
+        self.ended: Failure | None = None
+        self.pause_at_once = False
+
+    def connectionMade(self) -> None:
+        if self.pause_at_once:
+            self.producer.pauseProducing()
+
+    @property
+    def producer(self) -> Any:
+        return self.transport
+
+    def dataReceived(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def read_done(self) -> None:
+        self.reads += 1
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        if self.ended is not None:
+            raise AssertionError("the body has ended twice")
+        self.ended = reason
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+@implementer(IBodyProducer)
+class _Upload:
+    """A body in the test's hands."""
+
+    def __init__(self, length: Any = UNKNOWN_LENGTH) -> None:
+        self.length = length
+        self.calls: list[str] = []
+        self.consumer: Any = None
+        self.trailers: Fields = []
+        self.done: Deferred[None] = Deferred()
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        self.consumer = consumer
+        return self.done
+
+    def pauseProducing(self) -> None:
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        self.calls.append("stop")
+
+
+@implementer(IBodyProducer)
+class _Held:
+    """A body that is all there."""
+
+    def __init__(self, data: bytes, trailers: Fields) -> None:
+        self.data = data
+        self.length = len(data)
+        self.trailers = trailers
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        raise AssertionError("not needed")
+
+    def pauseProducing(self) -> None:
+        raise AssertionError("not needed")
+
+    resumeProducing = stopProducing = pauseProducing
+
+
+def _outgoing(
+    method: bytes,
+    body: IBodyProducer | None = None,
+    chunked: bool = False,
+    on_interim: Callable[[int, bytes, Fields], None] | None = None,
+) -> OutgoingRequest:
+    return OutgoingRequest(method, method + b" / HTTP/1.1\r\n\r\n", body, chunked, on_interim)
+
+
+def _get(method: bytes = b"GET") -> OutgoingRequest:
+    return _outgoing(method)
+
+
+class _Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        """A connection that waits 30 s for a first byte and 20 s within an answer."""
+        self.clock = Clock()
+        self.idle: list[ClientConnection] = []
+        self.gone: list[ClientConnection] = []
+        self.connection = ClientConnection(self.clock, 30.0, 20.0, self.idle.append, self.gone.append)
+        self.upstream = FarEnd(self.clock, self.connection).connect()
+
+    def ask(self, outgoing: OutgoingRequest | None = None) -> Deferred[Response]:
+        """A request, a GET unless said otherwise; what was written is forgotten."""
+        result = self.connection.request(outgoing or _get())
+        self.upstream.heard()
+        return result
+
+    def body_of(self, result: Deferred[Response]) -> _Body:
+        """The body of the answer, as it comes."""
+        body = _Body()
+        self.successResultOf(result).deliverBody(body)
+        return body
+
+    def failed(self, body: _Body) -> Exception:
+        """Why the answer broke off."""
+        assert body.ended is not None
+        body.ended.trap(ResponseFailed)
+        (reason,) = body.ended.value.reasons
+        error = reason.value
+        assert isinstance(error, Exception)
+        return error
+
+
+class Answers(_Case):
+    """Whole answers."""
+
+    _ANSWERS: tuple[tuple[bytes, bytes, bytes, bool], ...] = (
+        # method, answer, content, whether the connection can be used again
+        (b"GET", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
+        (b"GET", b"HTTP/1.1 200 OK\r\ncontent-LENGTH:5\r\n\r\nhello", b"hello", True),
+        (b"GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", True),
+        (b"POST", b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx", b"x", True),
+        (b"GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;e=1\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", b"hello", True),
+        (b"GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\nX-T: 1\r\n\r\n", b"", True),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"", True),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"", True),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\n\r\n", b"", True),
+        (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
+        (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"", True),
+        (b"GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", b"", True),
+        (b"GET", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
+        (b"HEAD", b"HTTP/1.1 103 Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"", True),
+        (b"GET", b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
+        (b"GET", b"HTTP/1.1 200 OK\r\nConnection: x, close\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
+        (b"GET", b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
+        (b"GET", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
+    )
+
+    def test_every_framing_split_at_every_byte(self) -> None:
+        """Each answer means the same wherever the network cuts it, ends where it should without waiting for more, and
+        leaves the connection fit for the next request exactly when it may."""
+        for method, raw, content, again in self._ANSWERS:
+            for cut in range(len(raw)):
+                self.setUp()
+                body = _Body()
+                self.ask(_get(method)).addCallback(lambda answer, body=body: answer.deliverBody(body))
+                self.upstream.says(raw[:cut], raw[cut:])
+                self.assertEqual(body.content, content, (raw, cut))
+                assert body.ended is not None
+                body.ended.trap(ResponseDone)
+                self.assertEqual(self.idle, [self.connection] if again else [], (raw, cut))
+                self.assertEqual(self.upstream.closed, not again, (raw, cut))
+                self.assertIsNone(self.connection.deadline)
+
+    @given(st.lists(st.integers(1, 20), max_size=30))
+    def test_one_connection_many_answers(self, sizes: list[int]) -> None:
+        """All that allow it, one after the other over one connection, cut in any way."""
+        self.setUp()
+        for method, raw, content, again in self._ANSWERS:
+            if not again:
+                continue
+            body = _Body()
+            self.ask(_get(method)).addCallback(lambda answer, body=body: answer.deliverBody(body))
+            rest = raw
+            for size in sizes:
+                self.upstream.says(rest[:size])
+                rest = rest[size:]
+            self.upstream.says(rest)
+            self.assertEqual(body.content, content)
+        self.assertEqual(set(self.idle), {self.connection})
+
+    def test_head(self) -> None:
+        """The head is as it was sent: names, order, repetition, reason."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 418 I'm a teapot\r\nset-cookie: a\r\nX-y:  b \r\nSet-Cookie: c\r\nContent-Length: 0\r\n\r\n")
+        response = self.successResultOf(result)
+        self.assertEqual((response.code, response.phrase, response.version), (418, b"I'm a teapot", (b"HTTP", 1, 1)))
+        self.assertEqual(
+            [(name, value.strip()) for name, value in response.fields],
+            [(b"set-cookie", b"a"), (b"X-y", b"b"), (b"Set-Cookie", b"c"), (b"Content-Length", b"0")],
+        )
+        self.assertEqual(response.headers.getRawHeaders(b"set-cookie"), [b"a", b"c"])
+
+    def test_trailers(self) -> None:
+        """The fields behind a chunked body are there once it has ended, apart from those of the head."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\nX-Sum: 1\r\nX-Sum: 2\r\n\r\n")
+        response = self.successResultOf(result)
+        self.assertEqual(response.trailers, [(b"X-Sum", b"1"), (b"X-Sum", b"2")])
+        self.assertEqual(response.fields, [(b"Transfer-Encoding", b"chunked")])
+
+    def test_until_close(self) -> None:
+        """An answer without length ends with the connection; that is an end, of the kind that cannot be sure."""
+        for head in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n"):
+            self.setUp()
+            body = self.body_of_after(head)
+            self.upstream.says(b"hel", b"lo")
+            self.assertIsNone(body.ended)
+            self.upstream.ends()
+            self.assertEqual(body.content, b"hello")
+            assert body.ended is not None
+            body.ended.trap(PotentialDataLoss)
+            self.assertEqual((self.idle, self.gone), ([], [self.connection]))
+
+    def body_of_after(self, head: bytes) -> _Body:
+        """The body of an answer with this head."""
+        result = self.ask()
+        self.upstream.says(head)
+        return self.body_of(result)
+
+    def test_told_after_each_read(self) -> None:
+        """Whoever wants to write once for each read is told when a read is through."""
+        body = self.body_of_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self.upstream.says(b"1\r\na\r\n1\r\nb\r\n", b"1\r\nc\r\n")
+        self.assertEqual((body.pieces, body.reads), ([b"a", b"b", b"c"], 2))
+
+    def test_body_that_is_not_fetched_at_once(self) -> None:
+        """A body that nobody takes is not read beyond what came with the head; whoever takes it later gets it all."""
+        result = self.ask()
+        content = b"x" * 500_000
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + content[:100], content[100:])
+        self.assertGreater(self.upstream.unread_bytes, 400_000)
+        body = self.body_of(result)
+        self.upstream.turn()
+        self.assertEqual(body.content, content)
+        assert body.ended is not None
+        body.ended.trap(ResponseDone)
+
+    def test_interim(self) -> None:
+        """103 is told with its fields, 100 is not; neither is taken for the answer."""
+        told: list[object] = []
+        result = self.ask(_outgoing(b"GET", on_interim=lambda *what: told.append(what)))
+        self.upstream.says(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n")
+        self.assertEqual(told, [(103, b"Early Hints", [(b"Link", b"</a>")])])
+        self.assertNoResult(result)
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        response = self.successResultOf(result)
+        self.assertEqual((response.code, response.fields), (200, [(b"Content-Length", b"0")]))
+
+
+class Unusable(_Case):
+    """Answers that cannot be trusted, and connections that cannot be used again."""
+
+    def test_surplus(self) -> None:
+        """Bytes after the end of an answer are dropped, and the connection with them."""
+        for method, answer in (
+            (b"GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"),
+            (b"GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+            (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+            (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
+            (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"),
+        ):
+            for surplus in (b"EVIL", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL", b"\x00", b"H"):
+                for together in (True, False):
+                    self.setUp()
+                    result = self.ask(_get(method))
+                    self.upstream.says(*((answer + surplus,) if together else (answer, surplus)))
+                    body = self.body_of(result)
+                    self.assertNotIn(b"EVIL", body.content)
+                    self.assertTrue(self.connection.closed, (answer, surplus, together))
+                    self.assertEqual(self.gone, [self.connection])
+
+    def test_unasked(self) -> None:
+        """A connection that speaks before it is asked is dropped."""
+        self.upstream.says(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        self.assertTrue(self.connection.closed)
+        self.assertTrue(self.upstream.was_reset)
+
+    def test_invalid(self) -> None:
+        """What is no answer fails the request, and the connection is dropped."""
+        for raw in (
+            b"220 smtp.test ESMTP\r\n",
+            b"HTTP/1.1 abc\r\n\r\n",
+            b"HTTP/1.1 099 X\r\n\r\n",
+            b"HTTP/1.1 1000 X\r\n\r\n",
+            b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x05hello",
+            b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: x\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
+            b"HTTP/1.1 204 OK\r\nContent-Length: x\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX: \x00\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX y: z\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+            b"HTTP/1.1 103 Hints\r\n\r\n" * 50,
+        ):
+            self.setUp()
+            result = self.ask()
+            self.upstream.says(raw)
+            self.failureResultOf(result, InvalidAnswer)
+            self.assertTrue(self.upstream.was_reset, raw[:60])
+            self.assertEqual((self.idle, self.gone), ([], [self.connection]))
+
+    def test_invalid_body(self) -> None:
+        """Garbage among the chunks breaks the answer off; what was good before it was delivered."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nEVIL\r\n")
+        body = self.body_of(result)
+        self.upstream.turn()
+        self.assertEqual(body.content, b"ok")
+        self.assertIsInstance(self.failed(body), InvalidAnswer)
+
+    def test_cut(self) -> None:
+        """An answer that breaks off is told from one that ends, for every framing that can tell."""
+        for head, part in (
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"hell"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nhe\r\n"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nhe\r\n0\r\n"),
+        ):
+            for leave in (FarEnd.ends, FarEnd.resets):
+                self.setUp()
+                result = self.ask()
+                self.upstream.says(head)
+                body = self.body_of(result)
+                self.upstream.says(part)
+                leave(self.upstream)
+                self.assertIsInstance(self.failed(body), AnswerCut)
+
+    def test_reset_of_an_answer_until_close(self) -> None:
+        """A reset is never an end, also where the end of the connection would be one."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\n\r\nsome")
+        body = self.body_of(result)
+        self.upstream.resets()
+        self.assertIsInstance(self.failed(body), AnswerCut)
+
+    def test_cut_in_the_head(self) -> None:
+        """A head that breaks off is a cut: the upstream had begun to answer, so nothing is sent again."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+        for cut in range(1, len(head)):
+            self.setUp()
+            result = self.ask()
+            self.upstream.says(head[:cut])
+            self.upstream.ends()
+            self.failureResultOf(result, AnswerCut)
+
+    def test_never_answered(self) -> None:
+        """A connection that ends without a byte says how much of the request was handed over, and whether it had
+        served before: on that hangs whether the request may be sent again."""
+        outgoing = _outgoing(b"POST", _Held(b"hi", []))
+        self.connection.request(outgoing).addErrback(lambda failure: failed.append(failure.value))
+        failed: list[NeverAnswered] = []
+        written = len(self.upstream.heard())
+        self.upstream.ends()
+        self.assertEqual((failed[0].sent_bytes, failed[0].reused), (written, False))
+        self.setUp()
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.successResultOf(result)
+        result = self.ask()
+        self.upstream.resets()
+        self.assertTrue(self.failureResultOf(result, NeverAnswered).value.reused)
+
+    @given(st.binary(max_size=150), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]))
+    def test_anything(self, raw: bytes, start: bytes) -> None:
+        """No bytes whatever make the connection raise; the request ends one way or another."""
+        self.setUp()
+        ends: list[object] = []
+        self.connection.request(_get()).addBoth(ends.append)
+        self.upstream.says(start, raw)
+        self.upstream.resets()
+        self.assertEqual(len(ends), 1)
+        if isinstance(ends[0], Response):
+            body = _Body()
+            ends[0].deliverBody(body)
+            self.assertIsNotNone(body.ended)
+
+
+class Requests(_Case):
+    """Requests on the wire."""
+
+    def test_head(self) -> None:
+        """The head is written as it is given, at once and in one piece."""
+        head = b"PATCH /a?b HTTP/1.1\r\nhOST: h\r\nA: \r\nA: b\r\n\r\n"
+        self.connection.request(OutgoingRequest(b"PATCH", head))
+        self.assertEqual(self.upstream.writes, [head])
+
+    def test_held_body(self) -> None:
+        """A body that is all there goes out in one piece with the head, whatever its framing."""
+        for chunked, data, written in (
+            (False, b"hello", b"hello"),
+            (False, b"", b""),
+            (True, b"hello", b"5\r\nhello\r\n0\r\nT: 1\r\n\r\n"),
+            (True, b"", b"0\r\nT: 1\r\n\r\n"),
+        ):
+            self.setUp()
+            self.connection.request(_outgoing(b"POST", _Held(data, [(b"T", b"1")]), chunked))
+            self.assertEqual(self.upstream.writes, [b"POST / HTTP/1.1\r\n\r\n" + written])
+
+    def test_streamed_body(self) -> None:
+        """A body that comes in pieces is written piece by piece, and an empty piece does not end it."""
+        for chunked, written in ((True, [b"2\r\nab\r\n", b"1\r\nc\r\n", b"0\r\nT: 1\r\n\r\n"]), (False, [b"ab", b"c"])):
+            self.setUp()
+            upload = _Upload()
+            self.ask(_outgoing(b"POST", upload, chunked))
+            upload.consumer.write(b"ab")
+            upload.consumer.write(b"")
+            upload.consumer.write(b"c")
+            upload.trailers = [(b"T", b"1")]
+            upload.done.callback(None)
+            self.assertEqual(self.upstream.writes, written)
+
+    def test_back_pressure(self) -> None:
+        """An upstream that does not read holds the body back."""
+        upload = _Upload()
+        self.ask(_outgoing(b"POST", upload, True))
+        self.upstream.stops_reading()
+        for _ in range(100):
+            upload.consumer.write(b"x" * 1024)
+        self.assertEqual(upload.calls, ["pause"])
+        self.upstream.reads_on()
+        self.assertEqual(upload.calls, ["pause", "resume"])
+
+    def test_body_that_breaks_off(self) -> None:
+        """If the body fails, the upstream must not take what it has for the whole: no last chunk, a reset."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        upload.consumer.write(b"ab")
+        upload.done.errback(Failure(RuntimeError("the caller's line broke")))
+        self.upstream.turn()
+        self.assertEqual(self.upstream.heard(), b"2\r\nab\r\n")
+        self.assertTrue(self.upstream.was_reset)
+        self.failureResultOf(result, NeverAnswered)
+
+    def test_early_answer(self) -> None:
+        """An answer that comes before the body is through is delivered; the body is stopped, nothing more is written,
+        and the connection, being in mid-request, serves nobody else."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        upload.consumer.write(b"ab")
+        self.upstream.heard()
+        self.upstream.says(b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno")
+        self.assertEqual(self.body_of(result).content, b"no")
+        self.assertEqual(upload.calls, ["stop"])
+        upload.consumer.write(b"more")
+        self.assertEqual(self.upstream.heard(), b"")
+        self.assertEqual(self.idle, [])
+        self.assertTrue(self.upstream.closed)
+
+    def test_answer_while_uploading(self) -> None:
+        """An answer that begins early and streams while the body still goes up is relayed, and both end well."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        body = self.body_of(result)
+        upload.consumer.write(b"ab")
+        self.upstream.says(b"1\r\nx\r\n")
+        upload.done.callback(None)
+        self.assertEqual(self.upstream.heard(), b"2\r\nab\r\n0\r\n\r\n")
+        self.upstream.says(b"0\r\n\r\n")
+        self.assertEqual(body.content, b"x")
+        self.assertEqual(self.idle, [self.connection])
+
+    def test_upstream_gone_while_uploading(self) -> None:
+        """A connection that dies in mid-upload stops the body."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        upload.consumer.write(b"ab")
+        self.upstream.resets()
+        self.assertEqual(set(upload.calls), {"stop"})
+        self.failureResultOf(result, NeverAnswered)
+
+
+class Flow(_Case):
+    """Readers that are slow."""
+
+    def test_pause_and_resume(self) -> None:
+        """Nothing is read while the reader is paused, and all is delivered afterwards."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n")
+        body = self.body_of(result)
+        body.producer.pauseProducing()
+        self.upstream.says(b"x" * 300_000)
+        self.assertEqual(body.content, b"")
+        body.producer.resumeProducing()
+        self.upstream.turn()
+        self.assertEqual(len(body.content), 300_000)
+
+    def test_paused_at_the_end(self) -> None:
+        """A reader that pauses in the last read of its answer does not leave a connection that nobody reads."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        body = _Body()
+        body.pause_at_once = True
+        self.successResultOf(result).deliverBody(body)
+        producer = body.producer
+        self.upstream.says(b"last")
+        producer.resumeProducing()
+        self.upstream.turn()
+        assert body.ended is not None
+        self.assertEqual(self.idle, [self.connection])
+        # The old reader has no hold on the connection any more.
+        producer.pauseProducing()
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext")
+        self.assertEqual(self.body_of(result).content, b"next")
+        producer.stopProducing()
+        self.assertFalse(self.upstream.closed)
+
+    def test_pause_within_the_last_piece(self) -> None:
+        """The same when the pause comes while the last piece is delivered, as it does when the caller is behind."""
+
+        class Pauses(_Body):
+            def dataReceived(self, data: bytes) -> None:
+                super().dataReceived(data)
+                self.producer.pauseProducing()
+
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        body = Pauses()
+        self.successResultOf(result).deliverBody(body)
+        self.upstream.says(b"last")
+        self.assertEqual(self.idle, [self.connection])
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext")
+        self.assertEqual(self.body_of(result).content, b"next")
+
+    def test_stop(self) -> None:
+        """A reader that wants no more has the connection dropped at once."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        body = self.body_of(result)
+        body.producer.stopProducing()
+        self.upstream.turn()
+        self.assertTrue(self.upstream.was_reset)
+        self.assertIsNotNone(body.ended)
+        self.assertRaises(TypeError, body.producer.write, b"x")
+
+
+class Cancelled(_Case):
+    """Requests that nobody waits for any more."""
+
+    def test_while_waiting(self) -> None:
+        """Cancelling drops the connection, and the request fails once, as cancelled."""
+        for said in (b"", b"HTTP/1.1 200 O", b"HTTP/1.1 103 Hints\r\n\r\n"):
+            self.setUp()
+            result = self.ask()
+            self.upstream.says(said)
+            result.cancel()
+            self.failureResultOf(result, CancelledError)
+            self.upstream.turn()
+            self.assertTrue(self.upstream.was_reset)
+            self.assertEqual(self.gone, [self.connection])
+            self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_while_uploading(self) -> None:
+        """The body is stopped too."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        upload.consumer.write(b"ab")
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.upstream.turn()
+        self.assertEqual(set(upload.calls), {"stop"})
+        self.assertEqual(self.upstream.heard(), b"2\r\nab\r\n")
+
+    def test_after_the_head(self) -> None:
+        """Cancelling what has happened already does nothing."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        result.cancel()
+        body = self.body_of(result)
+        self.upstream.says(b"body")
+        self.assertEqual(body.content, b"body")
+
+
+class Deadlines(_Case):
+    """Waits that are too long. The origin looks at `deadline` once a second and calls `give_up_waiting`."""
+
+    def test_first_byte(self) -> None:
+        """The wait for an answer begins when the request is out, and gives up with its own error."""
+        self.clock.advance(5)
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        self.assertIsNone(self.connection.deadline)
+        self.clock.advance(100)
+        upload.done.callback(None)
+        self.assertEqual(self.connection.deadline, 105 + 30)
+        self.connection.give_up_waiting()
+        self.upstream.turn()
+        self.failureResultOf(result, FirstByteTimeout)
+        self.assertTrue(self.upstream.was_reset)
+
+    def test_idle(self) -> None:
+        """The wait for the next bytes begins anew with each read, and gives up with its own error."""
+        result = self.ask()
+        self.clock.advance(10)
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        self.assertEqual(self.connection.deadline, 30)
+        body = self.body_of(result)
+        self.clock.advance(10)
+        self.upstream.says(b"b")
+        self.assertEqual(self.connection.deadline, 40)
+        self.connection.give_up_waiting()
+        self.upstream.turn()
+        self.assertIsInstance(self.failed(body), IdleTimeout)
+
+    def test_not_while_we_hold_it_back(self) -> None:
+        """No time runs while the reader is the one who is slow."""
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nb")
+        body = self.body_of(result)
+        body.producer.pauseProducing()
+        self.assertIsNone(self.connection.deadline)
+        self.clock.advance(500)
+        body.producer.resumeProducing()
+        self.assertEqual(self.connection.deadline, 520)
+
+    def test_switched_off(self) -> None:
+        """0 waits for ever."""
+        connection = ClientConnection(self.clock, 0, 0, self.idle.append, self.gone.append)
+        upstream = FarEnd(self.clock, connection).connect()
+        connection.request(_get())
+        self.assertIsNone(connection.deadline)
+        upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        self.assertIsNone(connection.deadline)
+
+
+class Seams(SynchronousTestCase):
+    """Where an upload is done at once."""
+
+    def test_upload_that_is_done_at_once(self) -> None:
+        """A body that writes all of itself when it is started is sent whole."""
+
+        class AtOnce(_Upload):
+            def startProducing(self, consumer: Any) -> Deferred[None]:
+                consumer.write(b"all")
+                return succeed(None)
+
+        connection = ClientConnection(Clock(), 1, 1, lambda _: None, lambda _: None)
+        upstream = FarEnd(Clock(), connection).connect()
+        connection.request(_outgoing(b"POST", AtOnce(), True))
+        self.assertTrue(upstream.heard().endswith(b"\r\n\r\n3\r\nall\r\n0\r\n\r\n"))
