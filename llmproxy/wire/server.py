@@ -668,23 +668,18 @@ class Channel(Protocol):
         self._deaf = True
         if error is None:
             return
-        if self._current is None and self._arriving is None:
+        arriving = self._arriving
+        if arriving is not None and not arriving.finished:
+            arriving.body_failed(error)  # at once, or when its turn comes
+        elif arriving is not None:
+            self._close_soon(linger=True)  # what broke is the body of a request that has its answer
+        elif self._current is None:
             request = self.site.requestFactory(
-                self,
-                self._method,
-                self._target or b"/",
-                b"1.1",
-                self._fields,
-                self._index,
-                framing.NO_BODY,
+                self, self._method, self._target or b"/", b"1.1", self._fields, self._index, framing.NO_BODY
             )
             request.close_after = True
             request.refuse(error)
-        elif self._current is None:
-            self._close_soon(linger=True)  # what broke is the body of a request that has its answer
-        elif self._arriving is self._current:
-            self._current.body_failed(error)
-        # Otherwise a later, pipelined request is malformed: the answers before it go out, then answered() closes.
+        # Otherwise a later, pipelined head is malformed: the answers before it go out, then answered() closes.
 
     # -- answering -------------------------------------------------------------------------------------------
 
