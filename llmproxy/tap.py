@@ -39,6 +39,7 @@ from llmproxy.web.cors import CorsPolicy
 from llmproxy.web.site import ProxySite
 from llmproxy.web.tree import Root
 from llmproxy.wire.dial import Dialer, proxy_for
+from llmproxy.wire.polling import read_directly
 from llmproxy.wire.resolve import CachingResolver
 from llmproxy.wire.tls import client_context
 
@@ -201,6 +202,7 @@ def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[
     :raises StartError: when something that it needs is not there.
     """
     _raise_file_limit()
+    read_directly(reactor)
     reactor.installNameResolver(CachingResolver(reactor.nameResolver, reactor))
     try:
         tls = client_context(config.upstream.ca_file) if _needs_tls(config) else None

@@ -83,18 +83,21 @@ class _Story:
     def dial_slowly(self) -> None:
         self.endpoint.slow = True
 
+    def _connected(self) -> list[FarEnd]:
+        return [far for far in self.endpoint.connections if far.transport.connected]
+
     def end(self) -> None:
         """Everybody leaves, the callers first. One whose connection is not being read is seen to have left when the
         provider's side ends."""
         for caller in self.proxy.callers:
             caller.reads_on()
             caller.resets()
-        while self.endpoint.waiting:
-            self.endpoint.refuse(ConnectError())
-        for provider in self.endpoint.connections:
-            if any(channel for channel in self.proxy.site.channels):
+        while self.proxy.site.channels and (self.endpoint.waiting or self._connected()):
+            for provider in self._connected():
                 provider.reads_on()
                 provider.resets()
+            while self.endpoint.waiting:
+                self.endpoint.refuse(ConnectError())
         self.proxy.clock.advance(0)
 
 

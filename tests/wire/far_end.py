@@ -50,7 +50,7 @@ class MemoryTransport:
         if self._far.takes:
             self._far.take(data)
             self._unsent.clear()
-        elif len(self._unsent) > self.bufferSize and self._producer is not None and not self._producer_paused:
+        elif len(self._unsent) > self.bufferSize and self._producer is not None:
             self._producer_paused = True
             self._producer.pauseProducing()
 

@@ -37,9 +37,10 @@ class HandReactor(Clock):
 
     def turn(self) -> None:
         """One turn: who can be written is written, who can be read is read."""
-        for each, act in (*((w, "doWrite") for w in set(self.writers)), *((r, "doRead") for r in set(self.readers))):
-            why = getattr(each, act)()
-            if why is not None and each.connected:
+        turns = [(each, "doWrite") for each in self.writers] + [(each, "doRead") for each in self.readers]
+        for each, act in turns:
+            why = getattr(each, act)() if each.connected else None
+            if why is not None:
                 self.removeReader(each)
                 self.removeWriter(each)
                 each.connectionLost(Failure(why))
@@ -62,9 +63,9 @@ class KernelPair:
 
     def __init__(self, protocol: Protocol, *, tcp: bool = False) -> None:
         self.reactor = HandReactor()
-        ours, self.far = _tcp_pair() if tcp else socket.socketpair()
+        self._near, self.far = _tcp_pair() if tcp else socket.socketpair()
         self.far.setblocking(False)
-        self.transport = KernelTransport(ours, protocol, self.reactor)
+        self.transport = KernelTransport(self._near, protocol, self.reactor)
         self.transport.connected = True
         self.transport.startReading()
 
@@ -86,7 +87,7 @@ class KernelPair:
     def close(self) -> None:
         """Close both."""
         self.far.close()
-        self.transport.socket.close()
+        self._near.close()
 
 
 def _tcp_pair() -> tuple[socket.socket, socket.socket]:

@@ -87,14 +87,15 @@ class Direct(_Case):
         data = bytes(range(256)) * 20_000
         writer.write(data)
         writer.write(b"end")
-        self.assertEqual(calls, ["pause"])
+        self.assertEqual(set(calls), {"pause"})
         self.assertEqual(writer.sent_bytes, len(data) + 3)
         heard = b""
         for _ in range(2000):
             heard += pair.heard()
             pair.reactor.turn()
         self.assertEqual(heard, data + b"end")
-        self.assertEqual(calls, ["pause", "resume"])
+        self.assertEqual(calls[-1], "resume")
+        self.assertEqual(calls.count("resume"), 1)
 
     def test_dead_socket(self) -> None:
         """On a socket that is dead nothing counts as sent, and the end is told later, not within the write."""
@@ -123,7 +124,7 @@ class NothingSent(_Case):
     def test_never_answered(self) -> None:
         """A request on a socket that was already dead says that not one byte of it was handed over."""
         connection = ClientConnection(Clock(), 0, 0, lambda _: None, lambda _: None)
-        pair = self.pair(connection)
+        pair = self.pair(connection, tcp=True)
         pair.transport.socket.shutdown(socket.SHUT_WR)
         result = connection.request(OutgoingRequest(b"POST", b"POST / HTTP/1.1\r\n\r\n"))
         pair.reactor.turn()

@@ -1,0 +1,595 @@
+"""What is the same on both sides of the proxy, byte by byte, and each of the differences that docs/fidelity.md lists.
+
+Requests first, then answers, then the two together; the differences that can be switched are in
+test_identity_switches.py.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.live.conversation import (
+    END,
+    OK,
+    STREAM_HEAD,
+    Stage,
+    answer,
+    get,
+    pieces,
+    post,
+    request,
+    without_added,
+)
+from tests.live.wire import Message, chunk
+
+Line = tuple[bytes, bytes]
+
+# -- the request line ------------------------------------------------------------------------------------------------
+
+METHODS = (
+    "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE COPY LOCK UNLOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH BIND REBIND "
+    "UNBIND ACL REPORT MERGE CHECKOUT MKACTIVITY MKCALENDAR M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE LINK UNLINK "
+    "SOURCE QUERY"
+).split()
+
+TARGETS = {
+    "plain": b"/v1/models",
+    "an encoded slash": b"/v1/models/ft:gpt%2Fx%20y%20%C3%A9",
+    "encodings in both cases": b"/v1/a%2fb%2F%3a%3A%7e%7E",
+    "encodings twice": b"/v1/%252e%252E%25%32%66",
+    "encoded controls": b"/v1/%00%0d%0aHost:%20evil%7F",
+    "not an encoding": b"/v1/100%/%zz/%",
+    "double slashes": b"//v1//models//",
+    "a slash alone": b"/",
+    "dot segments": b"/v1/./x/../../../etc/../",
+    "encoded dot segments": b"/v1/%2e%2e/%2E/..%2f",
+    "parameters": b"/v1;a=1/x;b=2;;c",
+    "a colon": b"/v1beta/models/gemini-pro:generateContent",
+    "an empty query": b"/v1/models?",
+    "two question marks": b"/v1/models??a=?&b=/c?d",
+    "plus and %20": b"/v1/x?after=x+y%2Bz%26w%20v",
+    "brackets": b"/v1/responses/r?include[]=a&include%5B%5D=b&[]",
+    "empty items": b"/v1/x?&&a&=b&c=&&",
+    "keys in the query": b"/v1/models?key=AIza-not-a-key&access_token=t",
+    "an url in the path": b"/http://evil.test:1/@h:2/x",
+    "an authority in the path": b"//evil.test:1/x",
+    "at signs": b"/@evil.test/%40",
+    "all marks": b"/-._~!$&'()*+,;=:@\"<>\\^`{|}?-._~!$&'()*+,;=:@/?\"<>\\^`{|}",
+    "very long": b"/v1/x?q=" + b"0123456789" * 3000,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods(stage: Stage, method: str) -> None:
+    """Whatever the method, it reaches the provider as it is."""
+    arrived, _ = stage.exchange((request(method.encode(), b"/openai/v1/x"),), (OK,), bodyless=method == "HEAD")
+    assert arrived == Message(b"%b /v1/x HTTP/1.1" % method.encode(), [b"Host: " + stage.upstream.host])
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_targets(stage: Stage, target: bytes) -> None:
+    """Behind the prefix, the target's bytes are the caller's own: nothing is decoded, joined or resolved."""
+    assert stage.arrives(get(b"/openai" + target)).start == b"GET " + target + b" HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("target", "arrives"),
+    [
+        (b"/openai/v1/x?a", b"/v1/x?a"),
+        (b"/anthropic/v1/messages?beta=true", b"/v1/messages?beta=true"),
+        (b"/anthropic/api/hello", b"/api/hello"),
+        (b"/gemini/v1beta/models/m:streamGenerateContent?alt=sse", b"/v1beta/models/m:streamGenerateContent?alt=sse"),
+        (b"/gemini/v1alpha/x", b"/v1alpha/x"),
+        (b"/gemini/upload/v1/files?uploadType=resumable", b"/upload/v1/files?uploadType=resumable"),
+        (b"/groq/v1/chat/completions", b"/openai/v1/chat/completions"),
+        (b"/groq/openai/v1/chat/completions", b"/openai/v1/chat/completions"),
+        (b"/groq/v1%2Fx", b"/v1%2Fx"),
+        (b"/meta/bob/openai/v1/x%2F//", b"/v1/x%2F//"),
+        (b"/meta/a%2Fb%20c/gemini/v1beta/x", b"/v1beta/x"),
+        (b"/meta/bob/groq/v1/x", b"/openai/v1/x"),
+        (b"/mistral/v1/x%2f?", b"/base/Path%2F/v1/x%2f?"),
+        (b"/meta/bob/mistral//x", b"/base/Path%2F//x"),
+    ],
+)
+def test_routes(stage: Stage, target: bytes, arrives: bytes) -> None:
+    """Each provider's prefix is cut off and its base URL's path put in front; the rest is the caller's."""
+    assert stage.arrives(get(target)).start == b"GET " + arrives + b" HTTP/1.1"
+
+
+@pytest.mark.parametrize("target", [b"/openaiX/v1", b"/openai", b"/openai?/v1", b"/OPENAI/v1", b"/v1/models", b"//openai/v1"])
+def test_no_route(stage: Stage, target: bytes) -> None:
+    """A path that only looks like a provider's gets the proxy's own 404, and no provider hears of it."""
+    caller = stage.caller()
+    caller.send(get(target))
+    returned = caller.read_message()
+    assert (returned.status, returned.value("x-llm-proxy-error-class")) == (404, b"unknown_route")
+    assert stage.upstream.is_untouched(0.02)
+
+
+@pytest.mark.parametrize("target", [b"http://evil.test/openai/v1/x", b"openai/v1/x", b"/openai/v1/\xc3\xa9", b"/openai/a#b"])
+def test_no_target(stage: Stage, target: bytes) -> None:
+    """What is not the path of a request is refused, never repaired, and never chooses where a request goes."""
+    caller = stage.caller()
+    caller.send(get(target))
+    assert caller.read_message().status == 400
+    assert caller.is_closed_within(1.0)
+    assert stage.upstream.is_untouched(0.02)
+
+
+# -- the fields of a request -----------------------------------------------------------------------------------------
+
+
+def test_request_fields(stage: Stage) -> None:
+    """Names keep their case, fields their order and repetition, values every byte; only Host is the provider's."""
+    lines = [
+        b"authorization: Bearer sk-live-not-a-key",
+        b"X-Stainless-OS: Linux",
+        b"anthropic-beta: a",
+        b"ANTHROPIC-BETA: b,c",
+        b"anthropic-beta: a",
+        b"Accept-Encoding: gzip, deflate, br, zstd",
+        b"accept: */*",
+        b"Cookie: a=1",
+        b"Cookie: b=2",
+        b"X-Empty: ",
+        b"X-High: \xe9\xff\x80",
+        b"X-Tab: a\tb",
+        b"X-Inner:  two spaces in front",
+        b"x_underscore: 1",
+        b"!#$%&'*+-.^_`|~09azAZ: token",
+        b"Origin: https://app.test",
+        b"Range: bytes=0-",
+        b"traceparent: 00-0-0-01",
+        b"X-Forwarded-For: 1.2.3.4",
+        b"Forwarded: for=1.2.3.4",
+        b"Via: 1.1 somebody",
+        b"X-User-ID: bob",
+        b"Content-Type: application/json",
+    ]
+    arrived = stage.arrives(post(b'{"model":"m"}', b"/openai/v1/x?llm_user_id=bob", *lines))
+    expected = [line.replace(b":  ", b": ") for line in lines]
+    assert arrived.lines == [b"Host: " + stage.upstream.host, *expected, b"Content-Length: 13"]
+    assert arrived.start == b"POST /v1/x?llm_user_id=bob HTTP/1.1"
+
+
+def test_host_keeps_its_place(stage: Stage) -> None:
+    """Host has the provider's name, in the caller's place and case of it."""
+    arrived = stage.arrives(b"GET /openai/v1/x HTTP/1.1\r\nA: 1\r\nhOST: proxy.test\r\nB: 2\r\n\r\n")
+    assert arrived.lines == [b"A: 1", b"hOST: " + stage.upstream.host, b"B: 2"]
+
+
+def test_request_hop_by_hop(stage: Stage) -> None:
+    """What is said to the proxy stays there: the fields of this connection, those it names, Expect, X-LLM-Proxy-*."""
+    arrived = stage.arrives(
+        post(
+            b"12345",
+            b"/openai/v1/x",
+            b"Connection: keep-alive, X-Named",
+            b"connection: x-other, Host, Content-Length, Content-Type",
+            b"X-Named: 1",
+            b"x-other: 2",
+            b"X-OTHER: 3",
+            b"Keep-Alive: timeout=5",
+            b"Proxy-Connection: keep-alive",
+            b"Proxy-Authorization: Basic eDp5",
+            b"Proxy-Authenticate: Basic",
+            b"TE: trailers",
+            b"X-LLM-Proxy-Anything: 1",
+            b"x-llm-proxy-request-id: forged",
+            b"X-Kept: 1",
+            b"Content-Type: text/plain",
+        )
+    )
+    host = b"Host: " + stage.upstream.host
+    assert arrived.lines == [host, b"X-Kept: 1", b"Content-Type: text/plain", b"Content-Length: 5"]
+
+
+def test_expect(stage: Stage) -> None:
+    """A caller that waits for 100 Continue gets it from the proxy; the provider is not asked to wait for anything."""
+    caller = stage.caller()
+    caller.send(request(b"POST", b"/openai/v1/x", b"Expect: 100-continue", b"Content-Length: 5"))
+    assert caller.read_head() == Message(b"HTTP/1.1 100 Continue", [])
+    caller.send(b"12345")
+    upstream = stage.upstream.receive()
+    arrived = upstream.read_message()
+    assert (arrived.lines, arrived.body) == ([b"Host: " + stage.upstream.host, b"Content-Length: 5"], b"12345")
+    upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n", OK)
+    assert caller.read_message().status == 200
+
+
+def test_expect_something_else(stage: Stage) -> None:
+    """An expectation that nobody knows is refused."""
+    caller = stage.caller()
+    caller.send(post(b"12345", b"/openai/v1/x", b"Expect: a-miracle"))
+    assert caller.read_message().status == 417
+    assert stage.upstream.is_untouched(0.02)
+
+
+def test_http_1_0(stage: Stage) -> None:
+    """An HTTP/1.0 caller is served: the provider gets HTTP/1.1 with a Host, the caller a close at the end."""
+    for line in (b"", b"Host: proxy.test\r\n"):
+        caller, upstream = stage.sends(b"GET /openai/v1/x HTTP/1.0\r\n" + line + b"A: 1\r\n\r\n")
+        arrived = upstream.read_message()
+        assert (arrived.start, arrived.lines) == (b"GET /v1/x HTTP/1.1", [b"Host: " + stage.upstream.host, b"A: 1"])
+        upstream.send(STREAM_HEAD)
+        head = caller.read_head()
+        assert head.values("transfer-encoding") == []
+        assert head.value("connection") == b"close"
+        upstream.send_chunk(b"data: 1\n\n")
+        assert caller.read_some() == b"data: 1\n\n"
+        upstream.send_chunk(b"data: 2\n\n")
+        upstream.send(END)
+        assert caller.read_to_end() == b"data: 2\n\n"
+
+
+# -- the body of a request -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content_type", [b"application/json", b"application/octet-stream"])
+def test_request_bodies(stage: Stage, content_type: bytes) -> None:
+    """Bodies of all bytes, and bodies that look like JSON and are not, arrive as they were sent."""
+    for body in (
+        b"",
+        b"\x00",
+        bytes(range(256)) * 40,
+        b'{"model":"m"}',
+        b' {"model" : "m", "model":"n" , "stream":true}\r\n\r\n',
+        b'{"model":"m"}{"trailing":"garbage"}\n\n',
+        b'{"a":"\\ud800","b":1e999,"model":' + b"[" * 5000,
+        b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"0\r\n\r\n",
+    ):
+        arrived = stage.arrives(post(body, b"/openai/v1/x", b"Content-Type: " + content_type))
+        assert arrived.body == body
+        assert arrived.value("content-length") == b"%d" % len(body)
+
+
+def test_request_body_in_gzip(stage: Stage) -> None:
+    """A compressed body is passed on as it is, with its Content-Encoding."""
+    body = gzip.compress(b'{"model":"m"}')
+    arrived = stage.arrives(post(body, b"/openai/v1/x", b"Content-Encoding: gzip"))
+    assert (arrived.body, arrived.value("content-encoding")) == (body, b"gzip")
+
+
+def test_chunked_request(stage: Stage) -> None:
+    """A chunked body stays chunked; its extensions end here, its trailers pass but for those that may not."""
+    arrived = stage.arrives(
+        request(b"POST", b"/openai/v1/x", b"transfer-ENCODING: Chunked", b"Trailer: X-Sum"),
+        b'7;ext=1\r\n{"model\r\n0006;a="b"\r\n":"m"}\r\n',
+        b"000\r\nX-Sum: 1\r\nx-sum: 2\r\nTE: x\r\nHost: evil\r\nAuthorization: x\r\n\r\n",
+    )
+    assert arrived.body == b'{"model":"m"}'
+    assert arrived.lines == [b"Host: " + stage.upstream.host, b"Trailer: X-Sum", b"Transfer-Encoding: chunked"]
+    assert arrived.trailers == [b"X-Sum: 1", b"x-sum: 2"]
+
+
+def test_large_bodies_split_at_random(stage: Stage) -> None:
+    """300 KiB each way, in random pieces, with a length and in chunks: the same bytes arrive."""
+    chance = random.Random(3)  # noqa: S311 - a dice, not a key
+    body = chance.randbytes(300_000)
+    cuts = [chance.randrange(len(body)) for _ in range(40)]
+    in_chunks = b"".join(chunk(piece) for piece in pieces(body, cuts)) + END
+    for way in ("length", "chunks"):
+        if way == "length":
+            ask, reply = post(body), answer(body=body)
+        else:
+            ask = request(b"POST", b"/openai/v1/x", b"Transfer-Encoding: chunked") + in_chunks
+            reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + in_chunks
+        arrived, returned = stage.exchange(pieces(ask, cuts), pieces(reply, cuts))
+        assert arrived.body == body
+        assert returned.body == body
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "status",
+    [b"200 OK", b"200 ", b"201 Made", b"299 Quite Fine", b"202 \xfc b\xe4r", b"400 Bad", b"401 No", b"418 I'm a teapot"]
+    + [b"429 Too Many Requests", b"451 X", b"499 Y", b"500 Z", b"503 W", b"529 Overloaded", b"599 V", b"600 U", b"999 T"],
+)
+def test_statuses(stage: Stage, status: bytes) -> None:
+    """Status and reason are the provider's, made-up ones too, and its errors are not touched."""
+    body = b'{"error":{"message":"its own"}}'
+    returned = stage.returns(answer(b"Retry-After: 7", b"x-should-retry: true", status=status, body=body))
+    assert returned.start == b"HTTP/1.1 " + status
+    assert without_added(returned) == [b"Retry-After: 7", b"x-should-retry: true", b"Content-Length: 31"]
+    assert returned.body == body
+
+
+def test_status_line_without_reason(stage: Stage) -> None:
+    """Not even a space behind the status: a reader that wants one is given it, and no reason is made up."""
+    assert stage.returns(b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok").start == b"HTTP/1.1 200 "
+
+
+def test_answer_fields(stage: Stage) -> None:
+    """Names keep their case, fields their order and repetition, values every byte."""
+    lines = [
+        b"date: Mon, 01 Jan 2024 00:00:00 GMT",
+        b"Server: cloudflare",
+        b"Set-Cookie: a=1; Path=/",
+        b"set-cookie: b=2, c",
+        b"Set-Cookie: a=1; Path=/",
+        b"x-request-id: req_1",
+        b"request-id: req_2",
+        b"x-ratelimit-reset-tokens: 6ms",
+        b"X-RateLimit-Limit-Requests: 1",
+        b"Vary: Origin",
+        b"vary: Accept-Encoding",
+        b"Link: </a>; rel=next",
+        b"Link: </b>; rel=next",
+        b"X-Empty: ",
+        b"X-High: \xe9\xff",
+        b"Content-Type: application/json; charset=utf-8",
+        b"alt-svc: h3=\":443\"",
+        b"X-Accel-Buffering: yes",
+    ]
+    returned = stage.returns(answer(*lines))
+    assert returned.lines[: len(lines) + 1] == [*lines, b"Content-Length: 2"]
+    assert without_added(returned) == [*lines, b"Content-Length: 2"]
+
+
+def test_answer_hop_by_hop(stage: Stage) -> None:
+    """The provider's words to the proxy stay there, and it cannot speak in the proxy's name."""
+    returned = stage.returns(
+        answer(
+            b"Connection: keep-alive, X-Named",
+            b"Keep-Alive: timeout=5",
+            b"x-named: 1",
+            b"Proxy-Connection: x",
+            b"Proxy-Authenticate: Basic",
+            b"Upgrade: h2c",
+            b"TE: x",
+            b"X-LLM-Proxy-Error-Source: proxy",
+            b"X-LLM-PROXY-Request-Id: forged",
+            b"X-Kept: 1",
+        )
+    )
+    assert without_added(returned) == [b"X-Kept: 1", b"Content-Length: 2"]
+    assert returned.values("x-llm-proxy-request-id") != [b"forged"]
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd", b"made-up"])
+def test_content_encoding(stage: Stage, coding: bytes) -> None:
+    """A coded body is passed on as it is: neither its bytes nor what is said about them changes."""
+    body = gzip.compress(b"hello " * 100)
+    returned = stage.returns(answer(b"Content-Encoding: " + coding, b"ETag: \"1\"", body=body))
+    assert (returned.body, returned.value("content-encoding")) == (body, coding)
+
+
+def test_redirects(stage: Stage) -> None:
+    """A redirect is the caller's to follow; nobody is asked on its behalf."""
+    for status in (b"301 A", b"302 B", b"303 C", b"307 D", b"308 E"):
+        returned = stage.returns(answer(b"Location: " + stage.upstream.url.encode() + b"/elsewhere", status=status))
+        assert returned.value("location") == stage.upstream.url.encode() + b"/elsewhere"
+        assert stage.upstream.is_untouched(0.01)
+
+
+@pytest.mark.parametrize(
+    ("ask", "reply", "length"),
+    [
+        (request(b"HEAD", b"/openai/v1/x"), answer(b"Content-Length: 900", body=None), b"900"),
+        (request(b"HEAD", b"/openai/v1/x"), answer(b"Transfer-Encoding: chunked", body=None), None),
+        (request(b"HEAD", b"/openai/v1/x"), answer(body=None), None),
+        (get(), answer(status=b"204 No Content", body=None), None),
+        (get(), answer(b"Content-Length: 900", status=b"304 Not Modified", body=None), b"900"),
+        (get(), answer(b"Transfer-Encoding: chunked", status=b"304 Not Modified", body=None), None),
+        (get(), answer(b"ETag: x", status=b"304 Not Modified", body=None), None),
+    ],
+)
+def test_no_body(stage: Stage, ask: bytes, reply: bytes, length: bytes | None) -> None:
+    """HEAD, 204 and 304 have no body whatever their fields say; nobody waits for one, both connections go on."""
+    caller, upstream = stage.sends(ask)
+    upstream.read_message()
+    upstream.send(reply)
+    head = caller.read_head()
+    assert head.value("content-length") == length
+    assert caller.is_quiet(0.05)
+    caller.send(get())
+    assert stage.upstream.receive() is upstream
+    upstream.read_message()
+    upstream.send(OK)
+    assert caller.read_message().body == b"ok"
+
+
+def test_interim_answers(stage: Stage) -> None:
+    """103 is passed on at once, before the answer; 100 is the proxy's own to give."""
+    caller, upstream = stage.sends(get())
+    upstream.read_message()
+    upstream.send(b"HTTP/1.1 100 Continue\r\nX: 1\r\n\r\n")
+    assert caller.is_quiet(0.05)
+    upstream.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: close\r\nlink: </b>\r\n\r\n")
+    assert caller.read_head() == Message(b"HTTP/1.1 103 Early Hints", [b"Link: </a>", b"link: </b>"])
+    upstream.send(b"HTTP/1.1 102 \r\n\r\n", OK)
+    assert caller.read_head() == Message(b"HTTP/1.1 102 ", [])
+    assert without_added(caller.read_message()) == [b"Content-Length: 2"]
+
+
+def test_interim_answers_for_http_1_0(stage: Stage) -> None:
+    """An HTTP/1.0 caller knows no interim answers, and gets none."""
+    returned = stage.returns(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, ask=b"GET /openai/v1/x HTTP/1.0\r\n\r\n")
+    assert returned.status == 200
+
+
+def test_answer_trailers(stage: Stage) -> None:
+    """Trailers pass behind the last chunk, but for those that a trailer may not carry."""
+    returned = stage.returns(
+        b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n",
+        chunk(b"ab") + b"0\r\nX-Sum: 1\r\nSet-Cookie: a=1\r\nContent-Length: 9\r\nx-SUM: 2\r\n\r\n",
+    )
+    assert (returned.body, returned.trailers) == (b"ab", [b"X-Sum: 1", b"x-SUM: 2"])
+    assert returned.value("trailer") == b"X-Sum"
+
+
+def test_answer_that_ends_by_close(stage: Stage) -> None:
+    """An answer without a length ends with its connection; the caller gets it in chunks, with a proper end."""
+    for start in (b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 OK\r\n"):
+        caller, upstream = stage.sends(get())
+        upstream.read_message()
+        upstream.send(start + b"Content-Type: text/plain\r\n\r\n")
+        head = caller.read_head()
+        assert (head.start, head.value("transfer-encoding")) == (b"HTTP/1.1 200 OK", b"chunked")
+        upstream.send(b"part 1")
+        assert caller.read_chunk() == b"part 1"
+        upstream.send(b"part 2")
+        assert caller.read_chunk() == b"part 2"
+        stage.upstream.forget(upstream)
+        assert (caller.read_chunk(), caller.read_trailers()) == (b"", [])
+
+
+def test_chunk_pacing(stage: Stage) -> None:
+    """Each chunk is on the caller's socket before the provider sends the next, one for one; extensions end here."""
+    caller, upstream = stage.sends(get())
+    upstream.read_message()
+    upstream.send(STREAM_HEAD)
+    assert caller.read_head().values("x-accel-buffering") == [b"no"]
+    for number in range(20):
+        event = b"data: %d\n\n" % number
+        upstream.send(b"%X;ext=%d\r\n" % (len(event), number) + event + b"\r\n")
+        assert caller.read_chunk() == event
+        assert caller.is_quiet(0.002)
+    upstream.send(b"00;last\r\n\r\n")
+    assert (caller.read_chunk(), caller.read_trailers()) == (b"", [])
+
+
+def test_half_a_chunk_is_not_held_back(stage: Stage) -> None:
+    """Bytes go on as they arrive, also those of a chunk that is not yet whole."""
+    caller, upstream = stage.sends(get())
+    upstream.read_message()
+    upstream.send(STREAM_HEAD)
+    caller.read_head()
+    upstream.send(b"a\r\n01234")
+    assert caller.read_chunk() == b"01234"
+    upstream.send(b"56789\r")
+    assert caller.read_chunk() == b"56789"
+    upstream.send(b"\n", END)
+    assert caller.read_chunk() == b""
+
+
+def test_request_id(stage: Stage) -> None:
+    """Each answer has an id of the proxy's own, never the same twice, and the log knows the request by it."""
+    ids = [stage.returns(OK).value("x-llm-proxy-request-id") for _ in range(3)]
+    assert len(set(ids)) == 3
+    last = (ids[-1] or b"").decode()
+    event = stage.proxy.access_event(request_id=last)
+    assert (event["status"], event["end_reason"], event["response_bytes"]) == (200, "ok", 2)
+
+
+# -- Upgrade -----------------------------------------------------------------------------------------------------------
+
+
+def test_websocket(stage: Stage) -> None:
+    """A WebSocket is refused with 426, which clients understand, and nothing that follows is taken for a request."""
+    lines = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: eA==", b"Sec-WebSocket-Version: 13")
+    caller = stage.caller()
+    caller.send(get(b"/openai/v1/responses", *lines) + get(b"/openai/v1/smuggled"))
+    returned = caller.read_message()
+    assert returned.status == 426
+    assert returned.value("x-llm-proxy-error-class") == b"upgrade_required"
+    assert b"HTTP/1.1" in returned.values("upgrade")
+    assert caller.is_closed_within(3.0)
+    assert stage.upstream.is_untouched(0.02)
+    assert stage.is_served()
+
+
+@pytest.mark.parametrize("body", [None, b"", b"12345", b"x" * 100_000], ids=["none", "empty", "small", "large"])
+def test_h2c(stage: Stage, body: bytes | None) -> None:
+    """An offer of HTTP/2 stays here; the request is served as it is, and so is the next one on the connection."""
+    lines = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__", b"A: 1")
+    caller, upstream = stage.sends(request(b"POST", b"/openai/v1/x", *lines, body=body) + get(b"/openai/v1/next"))
+    arrived = upstream.read_message()
+    length = [] if body is None else [b"Content-Length: %d" % len(body)]
+    assert arrived.lines == [b"Host: " + stage.upstream.host, b"A: 1", *length]
+    assert arrived.body == (body or b"")
+    upstream.send(OK)
+    assert caller.read_message().body == b"ok"
+    upstream = stage.upstream.receive()
+    assert upstream.read_message().start == b"GET /v1/next HTTP/1.1"
+    upstream.send(OK)
+    assert caller.read_message().body == b"ok"
+
+
+def test_h2c_with_chunks(stage: Stage) -> None:
+    """The same with a chunked body."""
+    lines = (b"Connection: Upgrade", b"Upgrade: h2c", b"Transfer-Encoding: chunked")
+    arrived = stage.arrives(request(b"POST", b"/openai/v1/x", *lines), chunk(b"abc"), chunk(b"de"), END)
+    assert (arrived.body, arrived.values("upgrade")) == (b"abcde", [])
+
+
+# -- messages that nobody thought of -------------------------------------------------------------------------------------
+
+_token = st.text("abcxyzABCXYZ0189!#$%&'*+-.^_`|~", min_size=1, max_size=12).map(str.encode)
+_name = _token.filter(
+    lambda name: not re.fullmatch(
+        rb"(?i)(access-control-|x-llm-proxy-).*|x-goog-upload-(control-)?url|x-accel-buffering|host|expect|origin"
+        rb"|connection|keep-alive|proxy-(connection|authenticate|authorization)|te|upgrade"
+        rb"|content-(length|type|encoding)|transfer-encoding",
+        name,
+    )
+)
+_value = st.binary(max_size=20).map(
+    lambda data: bytes(each for each in data if each == 9 or 32 <= each < 127 or each > 127).strip(b" \t")
+)
+_lines = st.lists(st.tuples(_name, _value).map(lambda pair: pair[0] + b": " + pair[1]), max_size=8)
+_cuts = st.lists(st.integers(0, 2000), max_size=6)
+_body = st.one_of(
+    st.binary(max_size=400),
+    st.text('{}[]",:\\ abmodelstreamtrue0123\u00e9\U0001f600', max_size=200).map(str.encode),
+)
+_target = st.one_of(
+    st.text("/abc%2Ff.:;?&=+[]@!~", max_size=40).map(str.encode),
+    st.binary(max_size=40).map(lambda data: bytes(each for each in data if 0x21 <= each <= 0x7E and each != 0x23)),
+)
+
+
+@given(target=_target, lines=_lines, cuts=_cuts, method=st.sampled_from(METHODS))
+def test_any_request_head(stage: Stage, target: bytes, lines: list[bytes], cuts: list[int], method: str) -> None:
+    """Whatever the head is and however it is split on its way, the provider reads the caller's bytes."""
+    ask = request(method.encode(), b"/openai/" + target, *lines)
+    arrived, _ = stage.exchange(pieces(ask, cuts), (OK,), bodyless=method == "HEAD")
+    assert arrived.start == b"%b /%b HTTP/1.1" % (method.encode(), target)
+    assert arrived.lines == [b"Host: " + stage.upstream.host, *lines]
+
+
+@given(status=st.integers(200, 599), lines=_lines, cuts=_cuts, body=_body)
+def test_any_answer(stage: Stage, status: int, lines: list[bytes], cuts: list[int], body: bytes) -> None:
+    """Whatever the answer is and however it is split on its way, the caller reads the provider's bytes."""
+    if status in (204, 304):
+        status = 200
+    reply = answer(*lines, status=b"%d Any Reason" % status, body=body)
+    returned = stage.returns(*pieces(reply, cuts))
+    assert returned.start == b"HTTP/1.1 %d Any Reason" % status
+    assert without_added(returned) == [*lines, b"Content-Length: %d" % len(body)]
+    assert returned.body == body
+
+
+@given(body=_body, cuts=_cuts, borders=_cuts, in_chunks=st.booleans())
+def test_any_bodies(stage: Stage, body: bytes, cuts: list[int], borders: list[int], in_chunks: bool) -> None:
+    """Whatever the bodies are, both ways, in chunks or not, and however they are split, they arrive."""
+    if in_chunks:
+        framed = b"".join(chunk(piece) for piece in pieces(body, borders)) + END
+        ask = request(b"POST", b"/openai/v1/x", b"Transfer-Encoding: chunked") + framed
+        reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed
+    else:
+        ask, reply = post(body), answer(body=body)
+    arrived, returned = stage.exchange(pieces(ask, cuts), pieces(reply, cuts))
+    assert (arrived.body, returned.body) == (body, body)
+
+
+@given(asks=st.lists(st.tuples(_target, _body), min_size=2, max_size=5), cuts=_cuts)
+def test_any_pipeline(stage: Stage, asks: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
+    """Requests that are sent without waiting are answered in order, each with its own answer."""
+    caller = stage.caller()
+    caller.send(*pieces(b"".join(post(body, b"/openai/" + target) for target, body in asks), cuts))
+    for target, body in asks:
+        upstream = stage.upstream.receive()
+        arrived = upstream.read_message()
+        assert (arrived.start, arrived.body) == (b"POST /%b HTTP/1.1" % target, body)
+        upstream.send(answer(body=body + target))
+        assert caller.read_message().body == body + target

@@ -1,0 +1,456 @@
+"""An origin: its pool, when a request is sent again, and that nothing leads elsewhere."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from llmproxy.core.fields import Fields
+from llmproxy.upstream.client import ExactClient
+from llmproxy.upstream.origin import Origin, OriginLimits, Progress, RawHeaders
+from llmproxy.wire.client import FirstByteTimeout, NeverAnswered
+from llmproxy.wire.dial import Dialer, DialError
+from tests.web.proxy_in_memory import MemoryEndpoint, fields_of, head_and_body, ok
+from tests.wire.far_end import FarEnd
+from tests.wire.kernel_pair import KernelPair
+
+_URL = b"http://api.test"
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A body: held as a whole, or streamed."""
+
+    def __init__(self, data: bytes, held: bool, length: Any = None) -> None:
+        self.data = data if held else None
+        self.length = len(data) if length is None else length
+        self._all = data
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._all)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    resumeProducing = stopProducing = pauseProducing
+
+
+class _Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        """An origin at http://api.test."""
+        self.make()
+
+    def make(self, limits: OriginLimits | None = None, base_url: bytes = _URL) -> None:
+        """An origin of its own."""
+        self.clock = Clock()
+        self.endpoint = MemoryEndpoint(self.clock)
+        self.origin = self.on(self.endpoint, limits, base_url)
+
+    def on(self, endpoint: Any, limits: OriginLimits | None = None, base_url: bytes = _URL) -> Origin:
+        """An origin that opens its connections at `endpoint`."""
+        dialer = Dialer(self.clock, "api.test", 80, tls=None, proxy=None, timeout_s=10, endpoint=endpoint)
+        return Origin(base_url, dialer, self.clock, limits or OriginLimits())
+
+    def ask(
+        self,
+        method: bytes = b"GET",
+        target: bytes = b"/x",
+        fields: Fields | None = None,
+        body: _Body | None = None,
+        progress: Progress | None = None,
+    ) -> Deferred[Any]:
+        """A request."""
+        return self.origin.request(method, _URL + target, RawHeaders(fields or [], progress), body)
+
+    def far(self, number: int = -1) -> FarEnd:
+        """The far end of a connection."""
+        return self.endpoint.connections[number]
+
+    def whole(self, far: FarEnd, result: Deferred[Any]) -> None:
+        """Let `far` answer, and take the answer."""
+        far.says(ok())
+        self.successResultOf(result).deliverBody(Protocol())
+
+
+class Pool(_Case):
+    """Connections that are kept."""
+
+    def test_last_in_first_out(self) -> None:
+        """The connection that was used last is used next: it is the least likely to have been closed."""
+        first, second = self.ask(), self.ask()
+        self.assertEqual(len(self.endpoint.connections), 2)
+        self.whole(self.far(1), second)
+        self.whole(self.far(0), first)
+        for far in self.endpoint.connections:
+            far.heard()
+        self.ask()
+        self.assertEqual((self.far(1).heard(), len(self.endpoint.connections)), (b"", 2))
+        self.assertTrue(self.far(0).heard().startswith(b"GET /x "))
+        self.ask()
+        self.assertTrue(self.far(1).heard().startswith(b"GET /x "))
+
+    def test_pool_size(self) -> None:
+        """No more than `pool_size` are kept idle; what is in use is not limited by it."""
+        self.make(OriginLimits(pool_size=2))
+        results = [self.ask() for _ in range(5)]
+        for far, result in zip(list(self.endpoint.connections), results, strict=True):
+            self.whole(far, result)
+        self.assertEqual([far.closed for far in self.endpoint.connections], [False, False, True, True, True])
+
+    def test_no_pool(self) -> None:
+        """A pool of none closes each connection after its answer."""
+        self.make(OriginLimits(pool_size=0))
+        self.whole_new()
+        self.assertTrue(self.far().closed)
+
+    def whole_new(self) -> None:
+        """One exchange."""
+        result = self.ask()
+        self.whole(self.far(), result)
+
+    def test_pool_idle(self) -> None:
+        """A connection that was idle for `pool_idle_s` is closed, and no timer runs when there is none left."""
+        self.make(OriginLimits(pool_idle_s=45))
+        self.whole_new()
+        for _ in range(44):
+            self.clock.advance(1)
+        self.assertFalse(self.far().closed)
+        for _ in range(3):
+            self.clock.advance(1)
+        self.assertTrue(self.far().closed)
+        self.assertFalse(self.far().was_reset)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_use_renews(self) -> None:
+        """Each use begins the time anew."""
+        self.make(OriginLimits(pool_idle_s=45))
+        for _ in range(4):
+            self.whole_new()
+            for _ in range(40):
+                self.clock.advance(1)
+        self.assertEqual(len(self.endpoint.connections), 1)
+
+    def test_dead_ones_are_passed_over(self) -> None:
+        """Connections that were closed, or said something unasked, are never used."""
+        for die in (FarEnd.ends, FarEnd.resets, lambda far: far.says(b"HTTP/1.1 408 Timeout\r\n\r\n")):
+            self.make()
+            self.whole_new()
+            die(self.far())
+            self.far().heard()
+            self.ask()
+            self.assertEqual(self.far(0).heard(), b"")
+            self.assertEqual(len(self.endpoint.connections), 2)
+
+    def test_deadline(self) -> None:
+        """A wait that is too long is ended by the look that is taken once a second."""
+        self.make(OriginLimits(first_byte_timeout_s=30))
+        result = self.ask()
+        for _ in range(29):
+            self.clock.advance(1)
+        self.assertNoResult(result)
+        for _ in range(3):
+            self.clock.advance(1)
+        self.failureResultOf(result, FirstByteTimeout)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_closed(self) -> None:
+        """A closed origin has no connection and no timer left, and what comes back to it is closed."""
+        self.whole_new()
+        in_use = [self.ask(), self.ask()]
+        self.origin.close()
+        self.clock.advance(0)
+        for result in in_use:
+            self.failureResultOf(result)
+        self.assertEqual({far.closed for far in self.endpoint.connections}, {True})
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_refused(self) -> None:
+        """No connection is a DialError, and the next request tries again."""
+        self.endpoint.error = Refused()
+        self.failureResultOf(self.ask(), DialError)
+        self.endpoint.error = None
+        self.whole_new()
+
+    def test_cancelled(self) -> None:
+        """A request that is cancelled while its connection is opened, or later, leaves nothing behind."""
+        self.endpoint.slow = True
+        result = self.ask()
+        result.cancel()
+        self.failureResultOf(result)
+        self.assertEqual((self.endpoint.waiting, self.clock.getDelayedCalls()), ([], []))
+        self.endpoint.slow = False
+        result = self.ask()
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.clock.advance(0)
+        self.assertTrue(self.far().was_reset)
+        self.clock.advance(1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class SendingAgain(_Case):
+    """A kept connection that turns out to be dead."""
+
+    def _after_death(self, method: bytes, body: _Body | None, said: bytes = b"", reused: bool = True) -> tuple[Any, Progress]:
+        """What becomes of a request whose connection dies after it was written."""
+        self.make()
+        if reused:
+            result = self.ask()
+            self.whole(self.far(), result)
+        progress = Progress()
+        self.ask_result = self.ask(method, body=body, progress=progress)
+        outcome: list[Any] = []
+        self.ask_result.addErrback(outcome.append)
+        self.far().says(said)
+        self.far().resets()
+        return (outcome[0] if outcome else None), progress
+
+    def test_rule(self) -> None:
+        """Sent again, once, is what may be done twice and is still held; a POST that may have been read never is: it
+        would be paid twice."""
+        for method in (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"POST", b"PATCH", b"PROPFIND"):
+            may_be_done_twice = method in (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE")
+            for body, held in ((None, True), (_Body(b"data", True), True), (_Body(b"data", False), False)):
+                again = may_be_done_twice and held
+                failure, progress = self._after_death(method, body)
+                with self.subTest((method, body and (body.data or "streamed"))):
+                    self.assertEqual(len(self.endpoint.connections), 2 if again else 1)
+                    self.assertEqual(progress.retries, 1 if again else 0)
+                    if again:
+                        self.assertIsNone(failure)
+                        self.assertTrue(self.far().heard().startswith(method + b" /x HTTP/1.1\r\n"))
+                    else:
+                        self.assertIsNotNone(failure.check(NeverAnswered))
+
+    def test_never_twice(self) -> None:
+        """If the new connection dies as well, that is that."""
+        failure, progress = self._after_death(b"GET", None)
+        self.assertIsNone(failure)
+        failed: list[Any] = []
+        self.ask_result.addErrback(failed.append)
+        self.far().resets()
+        self.assertIsNotNone(failed[0].check(NeverAnswered))
+        self.assertEqual((len(self.endpoint.connections), progress.retries), (2, 1))
+
+    def test_not_on_a_new_connection(self) -> None:
+        """A connection that was opened for this request was not stale: its death means something."""
+        failure, _ = self._after_death(b"GET", None, reused=False)
+        self.assertIsNotNone(failure.check(NeverAnswered))
+        self.assertEqual(len(self.endpoint.connections), 1)
+
+    def test_not_after_a_byte_of_answer(self) -> None:
+        """An upstream that has begun to answer has read the request."""
+        for said in (b"H", b"HTTP/1.1 103 Early Hints\r\n\r\n"):
+            failure, _ = self._after_death(b"GET", None, said)
+            self.assertIsNotNone(failure)
+            self.assertEqual(len(self.endpoint.connections), 1)
+
+    def test_a_post_of_which_nothing_was_sent(self) -> None:
+        """A POST goes out once more if not one byte of it was handed to the socket."""
+        for body, again in ((_Body(b"data", True), True), (None, True), (_Body(b"data", False), False)):
+            endpoint = _Sockets(self)
+            self.clock = Clock()
+            self.origin = self.on(endpoint)
+            result = self.ask()
+            endpoint.pairs[0].far.send(ok())
+            endpoint.pairs[0].reactor.turn()
+            self.successResultOf(result).deliverBody(Protocol())
+            endpoint.pairs[0].heard()
+            # Our half is shut: nothing can be sent any more, but nothing has arrived that would tell so.
+            endpoint.pairs[0].transport.socket.shutdown(socket.SHUT_WR)
+            progress = Progress()
+            result = self.ask(b"POST", body=body, progress=progress)
+            for _ in range(3):
+                endpoint.pairs[0].reactor.turn()
+            self.assertEqual(endpoint.pairs[0].heard(), b"")
+            self.assertEqual((len(endpoint.pairs), progress.retries), (2, 1) if again else (1, 0))
+            if again:
+                self.assertTrue(endpoint.pairs[1].heard().startswith(b"POST /x "))
+                endpoint.pairs[1].far.send(ok())
+                endpoint.pairs[1].reactor.turn()
+                self.assertEqual(self.successResultOf(result).code, 200)
+            else:
+                self.failureResultOf(result, NeverAnswered)
+
+
+class _Sockets:
+    """Opens connections on pairs of sockets."""
+
+    def __init__(self, case: SynchronousTestCase) -> None:
+        self.pairs: list[KernelPair] = []
+        self._case = case
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        protocol = factory.buildProtocol(None)
+        pair = KernelPair(protocol, tcp=True)
+        self._case.addCleanup(pair.close)
+        self.pairs.append(pair.connect())
+        return succeed(protocol)
+
+
+class Confined(_Case):
+    """Nothing in a request decides where it goes."""
+
+    def test_other_places(self) -> None:
+        """A URL that does not lie below the origin's own address is refused before a connection is opened."""
+        for url in (
+            b"http://evil.test/",
+            b"https://api.test/",
+            b"http://api.test.evil.test/",
+            b"http://api.test@evil.test/",
+            b"http://api.test:81/",
+            b"http://api.testx/",
+            b"http://api.test",
+            b"http://api.test?x",
+            b"http://api.test\\evil.test/",
+            b"HTTP://api.test/",
+            b"//api.test/",
+            b"/x",
+            b"",
+            b"http://api.test/a b",
+            b"http://api.test/a\r\nHost: evil.test",
+            b"http://api.test/a\x00",
+            b"http://api.test/\xe4",
+        ):
+            with self.subTest(url):
+                self.assertRaises(ValueError, self.origin.request, b"GET", url, Headers(), None)
+        self.assertEqual(self.endpoint.attempts, 0)
+
+    @given(st.binary(max_size=30))
+    def test_any_target(self, target: bytes) -> None:
+        """Any target is either refused or sent as it is, to this origin, as the one request that it is."""
+        self.make()
+        try:
+            self.ask(target=b"/" + target)
+        except ValueError:
+            self.assertEqual(self.endpoint.attempts, 0)
+            return
+        self.assertEqual(self.far().heard(), b"GET /" + target + b" HTTP/1.1\r\nHost: api.test\r\n\r\n")
+
+    def test_injection(self) -> None:
+        """A line break, NUL or odd name in a field, and an odd method, are refused: they would be another request."""
+        for method, fields in (
+            (b"GET", [(b"X", b"a\r\nHost: evil")]),
+            (b"GET", [(b"X", b"a\nb")]),
+            (b"GET", [(b"X", b"a\rb")]),
+            (b"GET", [(b"X", b"a\x00b")]),
+            (b"GET", [(b"X", b"a\x7fb")]),
+            (b"GET", [(b"X\r\nY", b"a")]),
+            (b"GET", [(b"X: y\r\nZ", b"a")]),
+            (b"GET", [(b"X ", b"a")]),
+            (b"GET", [(b"X:", b"a")]),
+            (b"GET", [(b"", b"a")]),
+            (b"GET / HTTP/1.1\r\nHost: evil\r\n\r\nGET", []),
+            (b"GE T", []),
+            (b"", []),
+        ):
+            with self.subTest((method, fields)):
+                self.assertRaises(ValueError, self.ask, method, b"/x", fields)
+        self.assertEqual(self.endpoint.attempts, 0)
+
+    @given(st.lists(st.tuples(st.binary(max_size=6), st.binary(max_size=10)), max_size=4))
+    def test_any_fields(self, fields: Fields) -> None:
+        """Any fields are either refused or read by the upstream as exactly these."""
+        self.make()
+        try:
+            self.ask(fields=[(b"Host", b"api.test"), *fields])
+        except ValueError:
+            self.assertEqual(self.endpoint.attempts, 0)
+            return
+        heard = self.far().heard()
+        self.assertEqual(heard.count(b"\r\n\r\n"), 1)
+        self.assertEqual(fields_of(heard), [(b"Host", b"api.test"), *fields])
+
+
+class Messages(_Case):
+    """The head that is sent."""
+
+    def test_host(self) -> None:
+        """Host is the origin's, unless there is one; a path in the base URL does not belong to it."""
+        self.make(base_url=b"http://api.test/v1/prefix")
+        self.ask()
+        self.assertEqual(self.far().heard(), b"GET /x HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        self.ask(fields=[(b"hOST", b"other")])
+        self.assertEqual(fields_of(self.far().heard()), [(b"hOST", b"other")])
+
+    def test_framing(self) -> None:
+        """A body has its length or is chunked, exactly one of them; no body has neither."""
+        for body, fields, framing in (
+            (None, [], []),
+            (_Body(b"data", True), [], [(b"Content-Length", b"4")]),
+            (_Body(b"data", False), [(b"content-length", b"4")], [(b"content-length", b"4")]),
+            (_Body(b"data", False, UNKNOWN_LENGTH), [], [(b"Transfer-Encoding", b"chunked")]),
+        ):
+            self.make()
+            self.ask(b"POST", fields=fields, body=body)
+            head, sent = head_and_body(self.far().heard())
+            self.assertEqual(fields_of(head + b"\r\n\r\n")[1:], framing)
+            chunked = framing[:1] == [(b"Transfer-Encoding", b"chunked")]
+            self.assertEqual(sent, b"4\r\ndata\r\n0\r\n\r\n" if chunked else b"data" if body else b"")
+
+    def test_ordinary_headers(self) -> None:
+        """twisted.web's own Headers work as with any agent."""
+        self.origin.request(b"GET", b"http://api.test/x", Headers({b"x-a": [b"1", b"2"]}), None)
+        self.assertEqual(fields_of(self.far().heard())[1:], [(b"X-A", b"1"), (b"X-A", b"2")])
+
+    def test_progress(self) -> None:
+        """What is told meanwhile: how long the connection took, when it was sent, interim answers."""
+        told: list[object] = []
+        progress = Progress(on_interim=lambda *what: told.append(what))
+        self.endpoint.slow = True
+        self.ask(progress=progress)
+        self.clock.advance(3)
+        self.assertIsNone(progress.sent_at)
+        far = self.endpoint.accept()
+        self.assertEqual((progress.connect_s, progress.sent_at), (3, 3))
+        far.says(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        self.assertEqual(told, [(103, b"Early Hints", [])])
+
+
+class Client(_Case):
+    """The treq-shaped client in front of it."""
+
+    def test_agent(self) -> None:
+        """The origin is an agent as twisted.web defines it."""
+        self.assertTrue(verifyObject(IAgent, self.origin))
+
+    def test_nothing_added(self) -> None:
+        """The client sends what it is given and nothing else: no Accept-Encoding, no User-Agent, no cookies."""
+        client = ExactClient(self.origin)
+        for _ in range(2):
+            result = client.request(b"POST", b"http://api.test/%2F?a=%20b&&", headers=RawHeaders([]), data=_Body(b"x", True))  # type: ignore[arg-type]
+            self.assertEqual(
+                self.far().heard(),
+                b"POST /%2F?a=%20b&& HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\n\r\nx",
+            )
+            self.far().says(ok(b"\x1f\x8b", b"Content-Encoding: gzip", b"Set-Cookie: a=b"))
+            taken: list[bytes] = []
+            body = Protocol()
+            body.dataReceived = taken.append  # type: ignore[method-assign]
+            self.successResultOf(result).deliverBody(body)
+            self.assertEqual(taken, [b"\x1f\x8b"])
+
+    def test_other_options(self) -> None:
+        """What it does not do is refused and not ignored."""
+        client: Any = ExactClient(self.origin)
+        self.assertRaises(TypeError, client.request, b"GET", b"http://api.test/", params={"a": "b"})
+
+    def test_redirects(self) -> None:
+        """Redirects are answers."""
+        result = ExactClient(self.origin).request(b"GET", b"http://api.test/", headers=RawHeaders([]))
+        self.far().says(b"HTTP/1.1 302 Found\r\nLocation: http://evil.test/\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(self.successResultOf(result).code, 302)
+        self.assertEqual(self.endpoint.attempts, 1)

@@ -1,0 +1,94 @@
+"""Reading without the logging context, on a reactor of its own that the test turns by hand."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.tcp import Port
+from twisted.trial.unittest import SynchronousTestCase
+
+import twisted
+from llmproxy.wire.polling import read_directly
+
+
+class Echo(Protocol):
+    """Says what it hears; fails when told to."""
+
+    ended: list[str]
+
+    def dataReceived(self, data: bytes) -> None:
+        """Echo, or raise."""
+        if data == b"fail":
+            raise RuntimeError("told to")
+        self.transport.write(data)  # type: ignore[union-attr]
+
+    def connectionLost(self, reason: Any = None) -> None:
+        """Note why."""
+        self.ended.append(reason.type.__name__)
+
+
+class ReadDirectly(SynchronousTestCase):
+    """The reactor's private parts are used in one place, and it still does what a reactor does."""
+
+    def setUp(self) -> None:
+        self.reactor = EPollReactor()
+        self.assertTrue(read_directly(self.reactor))
+        self.ended: list[str] = []
+        Echo.ended = self.ended
+        factory = Factory.forProtocol(Echo)
+        factory.noisy = False
+        self.port = Port(0, factory, interface="127.0.0.1", reactor=self.reactor)
+        self.port.startListening()
+        self.addCleanup(self._clean)
+        self.caller = socket.create_connection(("127.0.0.1", self.port.getHost().port), 5)
+        self.caller.settimeout(5)
+        self.addCleanup(self.caller.close)
+
+    def _clean(self) -> None:
+        self.port.loseConnection()
+        self.turn(3)
+        for descriptor in self.reactor.removeAll():
+            descriptor.connectionLost(None)
+
+    def turn(self, times: int = 2) -> None:
+        for _ in range(times):
+            self.reactor.runUntilCurrent()
+            self.reactor.doIteration(0.2)
+
+    def test_version(self) -> None:
+        """The private names were read in Twisted 26.10: look at them again before another version is let in."""
+        self.assertTrue(twisted.__version__.startswith("26.10."), twisted.__version__)
+
+    def test_echo(self) -> None:
+        """A connection is accepted, read and written."""
+        self.caller.sendall(b"hello")
+        self.turn()
+        self.turn(1)
+        self.assertEqual(self.caller.recv(100), b"hello")
+
+    def test_end(self) -> None:
+        """A caller that closes is noticed, with the reason that it closed."""
+        self.turn()
+        self.caller.close()
+        self.turn()
+        self.assertEqual(self.ended, ["ConnectionDone"])
+
+    def test_fault(self) -> None:
+        """What a protocol raises is logged and ends that one connection; the loop goes on."""
+        self.caller.sendall(b"fail")
+        self.turn()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(self.ended, ["RuntimeError"])
+        with socket.create_connection(("127.0.0.1", self.port.getHost().port), 5) as another:
+            another.settimeout(5)
+            another.sendall(b"still here")
+            self.turn(3)
+            self.assertEqual(another.recv(100), b"still here")
+
+    def test_other_reactors(self) -> None:
+        """Any other reactor is left as it is."""
+        self.assertFalse(read_directly(Clock()))
