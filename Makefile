@@ -77,7 +77,7 @@ test-live: $(STAMP)
 	$(PYTEST) tests/live
 
 test-sdk: $(STAMP)
-	tests/sdk/run.sh
+	PYTHON=$(CURDIR)/$(PY) tests/sdk/run.sh
 
 test-simulated: $(STAMP)
 	@for provider in $(PROVIDERS); do $(PY) scripts/check_provider.py $$provider --upstream simulator || exit 1; done

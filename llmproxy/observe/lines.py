@@ -39,9 +39,9 @@ def json_line(record: Mapping[str, object]) -> bytes:
 
 def access_json(record: Mapping[str, object]) -> bytes:
     """An access record as a line of JSON. Only the fields that callers and providers fill can hold a key."""
+    # What the caller or the provider fills with anything; path and sdk were masked when they were made.
     get = record.get
-    free = f"{get('user')} {get('model')} {get('path')} "
-    free += f"{get('sdk')} {get('upstream_request_id')} {get('method')}"
+    free = f"{get('user')} {get('model')} {get('upstream_request_id')} {get('path')} {get('method')} {get('sdk')}"
     line = _json(record)
     return (without_keys(line) if may_hold_key(free) else line) + b"\n"
 

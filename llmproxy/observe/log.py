@@ -82,7 +82,7 @@ class LogObserver:
         self._take(self._event_line, event, urgent)
 
     def access(self, record: Mapping[str, object], seconds: float | None = None) -> None:
-        """Take an access record (see `AccessRecord`); `time` is put in front if it has none.
+        """Take an access record (see `AccessRecord`); `time` is filled in if empty, and put in front if missing.
 
         This is also the short way for whoever has the observer: the event machinery costs more than the line.
         """
@@ -136,12 +136,16 @@ class LogObserver:
     def _access_line(self, record: Mapping[str, object], seconds: float) -> bytes:
         if not self._json:
             return access_text(record, seconds)
-        if "time" not in record:
+        if not record.get("time"):
             second = int(seconds)
             if second != self._second:
                 self._second, self._second_text = second, rfc3339(second)[:-4]
             milliseconds = int((seconds - second) * 1000)
-            record = {"time": f"{self._second_text}{milliseconds:03d}Z", **record}
+            text = f"{self._second_text}{milliseconds:03d}Z"
+            if isinstance(record, dict) and "time" in record:
+                record["time"] = text  # the place was kept for it
+            else:
+                record = {"time": text, **record}
         return access_json(record)
 
     # -- keeping and writing them

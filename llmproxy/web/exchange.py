@@ -28,7 +28,6 @@ from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ProxyError
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.core.identity import user_of
 from llmproxy.core.peek import BodyPeek
 from llmproxy.core.target import split_query, without_query_item
 from llmproxy.observe.access import AccessRecord
@@ -324,7 +323,7 @@ class Exchange:
         progress = self._progress
         query = request.uri.partition(b"?")[2]
         caller = request.caller
-        credential_id = caller.credential_id(request.fields, query, self.context.credential_ids)
+        credential_id = caller.credential_id(request, query, self.context.credential_ids)
         client = caller.address(request.fields, self.context.config.server)
         own = 0.0
         if progress.sent_at is not None:
@@ -333,17 +332,11 @@ class Exchange:
                 own += self._head_at - self._answer_at
         relay = self._relay
         return {
+            "time": "",
             "event": "access",
             "request_id": self.request_id,
             "upstream_request_id": self.upstream_request_id or None,
-            "user": user_of(
-                meta_user=self.meta_user,
-                fields=request.fields,
-                body_user=self._peek.user if self._peek is not None else None,
-                query=query,
-                credential_id=credential_id,
-                address=client,
-            ),
+            "user": caller.user(request, query, self.meta_user, self._peek.user if self._peek else None, client),
             "credential_id": credential_id,
             "provider": self.route.provider.name if self.route is not None else None,
             "route": self.route_name or None,

@@ -31,6 +31,10 @@ TIMEOUT: Final = "timeout"
 TLS: Final = "tls"
 PROXY: Final = "proxy"
 
+ATTEMPT_DELAY_S: Final = 0.1
+"""How long one address is waited for before the next is tried as well: the least that RFC 8305 section 5 recommends.
+Twisted also notices only then that the last one has failed, so it is what a refused connection costs."""
+
 _MAX_PROXY_ANSWER_BYTES: Final = 16 * 1024
 
 
@@ -165,7 +169,9 @@ class Dialer:
         self._proxy = proxy if tls is not None else None
         self._timeout_s = timeout_s
         at = self._proxy or HttpProxy(host, port)
-        self._endpoint: Any = endpoint or HostnameEndpoint(reactor, at.host, at.port, timeout=timeout_s or 86400)
+        self._endpoint: Any = endpoint or HostnameEndpoint(
+            reactor, at.host, at.port, timeout=timeout_s or 86400, attemptDelay=ATTEMPT_DELAY_S
+        )
 
     def dial(self, make: Callable[[], Protocol]) -> Deferred[Protocol]:
         """A connected protocol from ``make``. Fails with :class:`DialError`; can be cancelled."""
