@@ -191,7 +191,7 @@ class Origin:
 
     def _send_again(self, reason: Failure, outgoing: OutgoingRequest, progress: Progress | None) -> Any:
         error = reason.value
-        if not isinstance(error, NeverAnswered) or not error.reused:
+        if not isinstance(error, NeverAnswered) or not error.reused or self._closed:
             return reason
         body = outgoing.body
         held = body is None or getattr(body, "data", None) is not None

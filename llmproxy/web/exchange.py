@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss, datetimeToString
 
-from llmproxy.core import errors
+from llmproxy.core import errors, framing
 from llmproxy.core import fields as f
 from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ProxyError
@@ -105,7 +105,7 @@ class Exchange:
         if b"websocket" in f.tokens(request.index.get(b"upgrade")):
             self._refuse_websocket()
             return
-        if request.body_done:
+        if request.body is framing.NO_BODY:
             self._forward()
             return
         look = None

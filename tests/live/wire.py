@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-LIMIT_S: Final = 10.0
+LIMIT_S: Final = 5.0
 """How long any one step may take before the test fails."""
 
 

@@ -206,7 +206,9 @@ class SendingAgain(_Case):
 
     outcome: list[Any]
 
-    def _after_death(self, method: bytes, body: _Body | None, said: bytes = b"", reused: bool = True) -> tuple[Any, Progress]:
+    def _after_death(
+        self, method: bytes, body: _Body | None, said: bytes = b"", reused: bool = True
+    ) -> tuple[Any, Progress]:
         """What becomes of a request whose connection dies after it was written."""
         self.make()
         if reused:
@@ -389,7 +391,7 @@ class Messages(_Case):
         for body, headers, framing in (
             (None, {}, []),
             (_Body(b"data", True), {}, [(b"Content-Length", b"4")]),
-            (_Body(b"data", False), {"content-length": [b"4"]}, [(b"Content-Length", b"4")]),
+            (_Body(b"data", False), {b"content-length": [b"4"]}, [(b"Content-Length", b"4")]),
             (_Body(b"data", False, UNKNOWN_LENGTH), {}, chunked),
         ):
             self.make(base_url=b"http://api.test/v1/prefix")
@@ -426,16 +428,18 @@ class Client(_Case):
         client = ExactClient(self.origin)
         given = [(b"Host", b"api.test"), (b"Content-Length", b"1")]
         for _ in range(2):
-            result = client.request(b"POST", b"http://api.test/%2F?a=%20b&&", headers=RawHeaders(given), data=_Body(b"x", True))  # type: ignore[arg-type]
+            result = client.request(
+                b"POST", b"http://api.test/%2F?a=%20b&&", headers=RawHeaders(given), data=_Body(b"x", True)
+            )
             self.assertEqual(
                 self.far().heard(),
                 b"POST /%2F?a=%20b&& HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\n\r\nx",
             )
             self.far().says(ok(b"\x1f\x8b", b"Content-Encoding: gzip", b"Set-Cookie: a=b"))
             taken: list[bytes] = []
-            body = Protocol()
-            body.dataReceived = taken.append  # type: ignore[method-assign]
-            self.successResultOf(result).deliverBody(body)
+            taker = Protocol()
+            self.patch(taker, "dataReceived", taken.append)
+            self.successResultOf(result).deliverBody(taker)
             self.assertEqual(taken, [b"\x1f\x8b"])
 
     def test_other_options(self) -> None:

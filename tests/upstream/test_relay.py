@@ -29,7 +29,7 @@ class _Page(Resource):
         request.cork()
         request.write_head(200, b"OK", [])
         request.flush()
-        return NOT_DONE_YET  # type: ignore[no-any-return]
+        return NOT_DONE_YET
 
 
 class Relaying(SynchronousTestCase):
@@ -39,7 +39,7 @@ class Relaying(SynchronousTestCase):
         """A caller that waits, and an upstream that has sent the head of a chunked answer."""
         self.clock = Clock()
         page = _Page()
-        self.caller = FarEnd(self.clock, Site(page, self.clock).buildProtocol(None)).connect()  # type: ignore[arg-type]
+        self.caller = FarEnd(self.clock, Site(page, self.clock).buildProtocol(None)).connect()
         self.caller.says(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         self.caller.heard()
         connection = ClientConnection(self.clock, 0, 0, lambda _: None, lambda _: None)

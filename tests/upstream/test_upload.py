@@ -48,7 +48,7 @@ class _Takes(Resource):
     def render(self, request: Request) -> int:
         self.upload = Upload(request, self._look, self._looked, self.broken.append)
         request.receive_body(self.upload)
-        return NOT_DONE_YET  # type: ignore[no-any-return]
+        return NOT_DONE_YET
 
     def _looked(self) -> None:
         self.looked += 1
@@ -59,7 +59,7 @@ class _Case(SynchronousTestCase):
         """A caller, and the page that takes its body."""
         page = _Takes(look)
         clock = Clock()
-        return FarEnd(clock, Site(page, clock).buildProtocol(None)).connect(), page  # type: ignore[arg-type]
+        return FarEnd(clock, Site(page, clock).buildProtocol(None)).connect(), page
 
 
 def _sized(body: bytes) -> bytes:
@@ -68,7 +68,11 @@ def _sized(body: bytes) -> bytes:
 
 def _chunked(*pieces: bytes) -> bytes:
     body = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in pieces)
-    return b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\nX-T: 1\r\nHost: evil\r\n\r\n"
+    return (
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + body
+        + b"0\r\nX-T: 1\r\nHost: evil\r\n\r\n"
+    )
 
 
 class Looking(_Case):

@@ -112,9 +112,7 @@ class ProxyInMemory:
         self.origins: list[Origin] = []
         self.callers: list[FarEnd] = []
         if providers is None:
-            providers = {
-                name: replace(one, base_url=f"http://{name}.test") for name, one in CATALOG.items()
-            }
+            providers = {name: replace(one, base_url=f"http://{name}.test") for name, one in CATALOG.items()}
         self.config = Config(providers=providers, **sections)
         routes: dict[str, Route] = {}
         for name, provider in self.config.providers.items():

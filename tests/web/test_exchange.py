@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 from twisted.internet.error import ConnectionRefusedError as Refused
@@ -439,7 +440,12 @@ class Refused_(_Case):
         proxy = ProxyInMemory()
         caller = proxy.caller()
         caller.says(
-            get("/openai/v1/responses", b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Key: x")
+            get(
+                "/openai/v1/responses",
+                b"Connection: keep-alive, Upgrade",
+                b"Upgrade: websocket",
+                b"Sec-WebSocket-Key: x",
+            )
             + b"\x81\x85frame"
             + get("/openai/v1/models")
         )
@@ -511,6 +517,29 @@ class Faults(_Case):
         self.assertTrue(proxy.provider().was_reset)
         self.assertEqual(len(self.flushLoggedErrors()), 1)
         self.assertTold(proxy, "proxy_error", "relaying", 500)
+
+    def test_a_fault_in_every_answer(self) -> None:
+        """If even the error cannot be written, the connection is closed, and the exchange has its one end."""
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        caller.says(get("/openai/v1/x"))
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        vars(proxy.context.cors)["answer_fields"] = broken
+        proxy.provider().says(ok())
+        self.assertTrue(caller.closed)
+        self.assertTrue(proxy.provider().was_reset)
+        self.assertEqual([each["end_reason"] for each in proxy.access], ["proxy_error"])
+        gc.collect()
+        self.assertGreaterEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        caller = proxy.caller()
+        caller.says(get("/health"))
+        self.assertTrue(caller.closed)
+        self.assertEqual([each["end_reason"] for each in proxy.access], ["proxy_error", "proxy_error"])
+        gc.collect()
+        self.assertGreaterEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_a_fault_in_the_tree(self) -> None:
         """If routing raises, the same, and the connection goes on."""

@@ -43,7 +43,7 @@ class _Fails(Resource):
 
     def render(self, request: ProxyRequest) -> int:
         request.exchange.fail(errors.ProxyError(self._error_class))
-        return NOT_DONE_YET  # type: ignore[no-any-return]
+        return NOT_DONE_YET
 
 
 class Dialect(SynchronousTestCase):
@@ -127,7 +127,7 @@ class Heads(SynchronousTestCase):
         for each in errors.ERROR_CLASSES.values():
             with self.subTest(each.name):
                 proxy = ProxyInMemory()
-                proxy.site.resource = _Fails(each)  # type: ignore[assignment]
+                proxy.site.resource = _Fails(each)
                 heard = proxy.ask(get("/"))
                 self.assertRegex(heard.split(b"\r\n")[0], rb"\AHTTP/1\.1 %d [A-Z][A-Za-z -]+\Z" % each.status)
                 self.assertEqual(field(heard, b"x-llm-proxy-error-class"), each.name.encode())

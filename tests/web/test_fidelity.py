@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,7 +22,7 @@ from tests.web.proxy_in_memory import (
     request,
 )
 
-_QUIET = {"cors": Cors(enabled=False), "fidelity": Fidelity(request_id=False)}
+_QUIET: dict[str, Any] = {"cors": Cors(enabled=False), "fidelity": Fidelity(request_id=False)}
 
 _OURS = {
     b"access-control-allow-origin",
@@ -31,8 +34,14 @@ _SPECIAL = {
     *(b"transfer-encoding", b"upgrade", b"content-length", b"host", b"expect", b"trailer", b"content-encoding"),
     *(b"x-goog-upload-url", b"origin", b"access-control-request-method", b"date", b"content-type"),
 }
-_names = st.text("abcdefgXYZ-_.!#$%&'*+^`|~0123456789", min_size=1, max_size=12).map(str.encode).filter(
-    lambda name: name.lower() not in _SPECIAL | _OURS and not name.lower().startswith((b"x-llm-proxy", b"access-control"))
+_names = (
+    st.text("abcdefgXYZ-_.!#$%&'*+^`|~0123456789", min_size=1, max_size=12)
+    .map(str.encode)
+    .filter(
+        lambda name: (
+            name.lower() not in _SPECIAL | _OURS and not name.lower().startswith((b"x-llm-proxy", b"access-control"))
+        )
+    )
 )
 _values = st.binary(max_size=20).map(
     lambda raw: bytes(each for each in raw if each == 9 or 32 <= each < 127 or each > 127).strip(b" \t")
@@ -42,7 +51,7 @@ _fields = st.lists(st.tuples(_names, _values), max_size=8)
 
 def _pieces(message: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted({cut % (len(message) + 1) for cut in cuts}), len(message)]
-    return [message[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [message[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
 class RequestFields(SynchronousTestCase):
@@ -57,9 +66,7 @@ class RequestFields(SynchronousTestCase):
         caller.says(*_pieces(raw, cuts))
         head, body = head_and_body(proxy.provider().heard())
         self.assertEqual(head.split(b"\r\n")[0], b"POST /v1/x?a=%2F HTTP/1.1")
-        self.assertEqual(
-            fields_of(head + b"\r\n\r\n"), [(b"Host", b"openai.test"), *fields, (b"Content-Length", b"6")]
-        )
+        self.assertEqual(fields_of(head + b"\r\n\r\n"), [(b"Host", b"openai.test"), *fields, (b"Content-Length", b"6")])
         self.assertEqual(body, b"a body")
 
     def test_hop_by_hop(self) -> None:
@@ -82,7 +89,8 @@ class RequestFields(SynchronousTestCase):
     def test_connection_cannot_take_away_what_matters(self) -> None:
         """`Connection: Host, Content-Length` takes neither away: the provider reads the same request as we do."""
         sent, _ = ProxyInMemory().exchange(
-            post("/openai/v1/x", b"12345", b"Connection: Host, Content-Length, Content-Type", b"Content-Type: a/b"), ok()
+            post("/openai/v1/x", b"12345", b"Connection: Host, Content-Length, Content-Type", b"Content-Type: a/b"),
+            ok(),
         )
         self.assertEqual(
             fields_of(sent), [(b"Host", b"openai.test"), (b"Content-Type", b"a/b"), (b"Content-Length", b"5")]
@@ -184,7 +192,9 @@ class RequestBody(SynchronousTestCase):
         """An upload reaches the provider while the caller still sends it."""
         proxy = ProxyInMemory()
         caller = proxy.caller()
-        caller.says(b"PUT /openai/v1/f HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\n", b"abc")
+        caller.says(
+            b"PUT /openai/v1/f HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\n", b"abc"
+        )
         provider = proxy.provider()
         self.assertTrue(provider.heard().endswith(b"\r\n\r\nabc"))
         caller.says(b"def")
@@ -256,7 +266,8 @@ class AnswerFields(SynchronousTestCase):
     def test_added(self) -> None:
         """Added are CORS, the proxy's request id and, on event streams, the word that keeps nginx from buffering."""
         answer = ProxyInMemory().exchange(
-            get("/openai/v1/models"), ok(b"data: 1\n\n", b"content-type: Text/Event-Stream; charset=utf-8", b"X-Request-ID: r1")
+            get("/openai/v1/models"),
+            ok(b"data: 1\n\n", b"content-type: Text/Event-Stream; charset=utf-8", b"X-Request-ID: r1"),
         )[1]
         self.assertEqual(
             fields_of(answer),
@@ -298,7 +309,8 @@ class AnswerFields(SynchronousTestCase):
         for status in (301, 302, 303, 307, 308):
             proxy = ProxyInMemory()
             answer = proxy.exchange(
-                get("/openai/v1/x"), b"HTTP/1.1 %d Go\r\nLocation: http://evil.test/\r\nContent-Length: 0\r\n\r\n" % status
+                get("/openai/v1/x"),
+                b"HTTP/1.1 %d Go\r\nLocation: http://evil.test/\r\nContent-Length: 0\r\n\r\n" % status,
             )[1]
             self.assertEqual(field(answer, b"location"), b"http://evil.test/")
             self.assertEqual(proxy.connections(), 1)
@@ -368,7 +380,7 @@ class AnswerBody(SynchronousTestCase):
             self.assertEqual(caller.closed, version == b"1.0")
 
     def test_no_body(self) -> None:
-        """HEAD, 204 and 304 have no body whatever their fields say, nobody waits for one, and the next request works."""
+        """HEAD, 204 and 304 have no body whatever their fields say: nobody waits, and the next request works."""
         for ask, answer in (
             (request("HEAD", "/openai/v1/x"), b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"),
             (request("HEAD", "/openai/v1/x"), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),

@@ -50,7 +50,17 @@ class ToAProvider(SynchronousTestCase):
 
     def test_nothing_is_decoded_or_tidied(self) -> None:
         """Escapes, doubled slashes and dots stay as the caller wrote them, for signatures and odd model names."""
-        for rest in ("/v1/a%2Fb", "/v1//x", "/v1/../y", "/v1/%2e%2e/z", "/v1/%zz", "/?", "/v1?", "/v1?a=b?c&&d", "/%0d%0aX:%20y"):
+        for rest in (
+            "/v1/a%2Fb",
+            "/v1//x",
+            "/v1/../y",
+            "/v1/%2e%2e/z",
+            "/v1/%zz",
+            "/?",
+            "/v1?",
+            "/v1?a=b?c&&d",
+            "/%0d%0aX:%20y",
+        ):
             self.assertEqual(self._target("/openai" + rest, "openai"), rest.encode())
 
     def test_an_encoded_name(self) -> None:
@@ -59,7 +69,14 @@ class ToAProvider(SynchronousTestCase):
 
     def test_other_hosts_in_the_target(self) -> None:
         """No form of target leads anywhere but to the provider's own host."""
-        for rest in ("//evil.test/", "/@evil.test/", "/http://evil.test/", "/\\\\evil.test", "/%40evil.test", "/..//evil.test"):
+        for rest in (
+            "//evil.test/",
+            "/@evil.test/",
+            "/http://evil.test/",
+            "/\\\\evil.test",
+            "/%40evil.test",
+            "/..//evil.test",
+        ):
             proxy = ProxyInMemory()
             sent, _ = proxy.exchange(get("/openai" + rest), ok())
             self.assertTrue(sent.startswith(b"GET " + rest.encode() + b" HTTP/1.1\r\nHost: openai.test\r\n"), sent)

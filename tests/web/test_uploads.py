@@ -15,7 +15,9 @@ _AT_GOOGLE = b"http://gemini.test/upload/v1/files?upload_id=a%2Fb&upload_protoco
 _BEHIND = b"/gemini/upload/v1/files?upload_id=a%2Fb&upload_protocol=resumable"
 
 
-def _start(proxy: ProxyInMemory, *fields: bytes, path: str = "/gemini/upload/v1/files", url: bytes = _AT_GOOGLE) -> bytes:
+def _start(
+    proxy: ProxyInMemory, *fields: bytes, path: str = "/gemini/upload/v1/files", url: bytes = _AT_GOOGLE
+) -> bytes:
     answer = ok(b"", b"X-Goog-Upload-URL: " + url, b"x-goog-upload-control-url: " + url)
     return proxy.exchange(post(path, b"{}", *fields), answer, "gemini")[1]
 
@@ -38,7 +40,9 @@ class UploadUrls(SynchronousTestCase):
         """A trusted balancer that took TLS off says so; anybody else who says so is not believed."""
         ask = b"X-Forwarded-Proto: https"
         trusted = Server(trusted_proxies=(ip_network("192.0.2.0/24"),))
-        self.assertTrue((field(_start(ProxyInMemory(server=trusted), ask), b"x-goog-upload-url") or b"")[:6] == b"https:")
+        self.assertTrue(
+            (field(_start(ProxyInMemory(server=trusted), ask), b"x-goog-upload-url") or b"")[:6] == b"https:"
+        )
         self.assertTrue((field(_start(ProxyInMemory(), ask), b"x-goog-upload-url") or b"")[:5] == b"http:")
 
     def test_with_a_user_in_the_path(self) -> None:
@@ -72,7 +76,8 @@ class UploadUrls(SynchronousTestCase):
         answer = _start(proxy, url=b"http://gemini.test/api/upload/x")
         self.assertEqual(field(answer, b"x-goog-upload-url"), b"http://proxy.test/gemini/upload/x")
         self.assertEqual(
-            field(_start(proxy, url=b"http://gemini.test/upload/x"), b"x-goog-upload-url"), b"http://gemini.test/upload/x"
+            field(_start(proxy, url=b"http://gemini.test/upload/x"), b"x-goog-upload-url"),
+            b"http://gemini.test/upload/x",
         )
 
     def test_switched_off(self) -> None:

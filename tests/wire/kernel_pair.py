@@ -65,7 +65,7 @@ class KernelPair:
         self.reactor = HandReactor()
         self._near, self.far = _tcp_pair() if tcp else socket.socketpair()
         self.far.setblocking(False)
-        self.transport = KernelTransport(self._near, protocol, self.reactor)
+        self.transport = KernelTransport(self._near, protocol, self.reactor)  # type: ignore[arg-type]
         self.transport.connected = True
         self.transport.startReading()
 

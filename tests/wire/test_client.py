@@ -107,6 +107,9 @@ class _Held:
     resumeProducing = stopProducing = pauseProducing
 
 
+_STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 def _outgoing(
     method: bytes,
     body: IBodyProducer | None = None,
@@ -145,7 +148,8 @@ class _Case(SynchronousTestCase):
         """Why the answer broke off."""
         assert body.ended is not None
         body.ended.trap(ResponseFailed)
-        (reason,) = body.ended.value.reasons
+        broken: Any = body.ended.value
+        (reason,) = broken.reasons
         error = reason.value
         assert isinstance(error, Exception)
         return error
@@ -160,7 +164,12 @@ class Answers(_Case):
         (b"GET", b"HTTP/1.1 200 OK\r\ncontent-LENGTH:5\r\n\r\nhello", b"hello", True),
         (b"GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", True),
         (b"POST", b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx", b"x", True),
-        (b"GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;e=1\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", b"hello", True),
+        (
+            b"GET",
+            _STREAM + b"3;e=1\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n",
+            b"hello",
+            True,
+        ),
         (b"GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\nX-T: 1\r\n\r\n", b"", True),
         (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"", True),
         (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"", True),
@@ -183,7 +192,7 @@ class Answers(_Case):
             for cut in range(len(raw)):
                 self.setUp()
                 body = _Body()
-                self.ask(_get(method)).addCallback(lambda answer, body=body: answer.deliverBody(body))
+                self.ask(_get(method)).addCallback(Response.deliverBody, body)
                 self.upstream.says(raw[:cut], raw[cut:])
                 self.assertEqual(body.content, content, (raw, cut))
                 assert body.ended is not None
@@ -200,7 +209,7 @@ class Answers(_Case):
             if not again:
                 continue
             body = _Body()
-            self.ask(_get(method)).addCallback(lambda answer, body=body: answer.deliverBody(body))
+            self.ask(_get(method)).addCallback(Response.deliverBody, body)
             rest = raw
             for size in sizes:
                 self.upstream.says(rest[:size])
@@ -212,7 +221,9 @@ class Answers(_Case):
     def test_head(self) -> None:
         """The head is as it was sent: names, order, repetition, reason."""
         result = self.ask()
-        self.upstream.says(b"HTTP/1.1 418 I'm a teapot\r\nset-cookie: a\r\nX-y:  b \r\nSet-Cookie: c\r\nContent-Length: 0\r\n\r\n")
+        self.upstream.says(
+            b"HTTP/1.1 418 I'm a teapot\r\nset-cookie: a\r\nX-y:  b \r\nSet-Cookie: c\r\nContent-Length: 0\r\n\r\n"
+        )
         response = self.successResultOf(result)
         self.assertEqual((response.code, response.phrase, response.version), (418, b"I'm a teapot", (b"HTTP", 1, 1)))
         self.assertEqual(
@@ -224,7 +235,9 @@ class Answers(_Case):
     def test_trailers(self) -> None:
         """The fields behind a chunked body are there once it has ended, apart from those of the head."""
         result = self.ask()
-        self.upstream.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\nX-Sum: 1\r\nX-Sum: 2\r\n\r\n")
+        self.upstream.says(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\nX-Sum: 1\r\nX-Sum: 2\r\n\r\n"
+        )
         response = self.successResultOf(result)
         self.assertEqual(response.trailers, [(b"X-Sum", b"1"), (b"X-Sum", b"2")])
         self.assertEqual(response.fields, [(b"Transfer-Encoding", b"chunked")])
@@ -270,7 +283,9 @@ class Answers(_Case):
         """103 is told with its fields, 100 is not; neither is taken for the answer."""
         told: list[object] = []
         result = self.ask(_outgoing(b"GET", on_interim=lambda *what: told.append(what)))
-        self.upstream.says(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n")
+        self.upstream.says(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n"
+        )
         self.assertEqual(told, [(103, b"Early Hints", [(b"Link", b"</a>")])])
         self.assertNoResult(result)
         self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -381,11 +396,13 @@ class Unusable(_Case):
         """A connection that ends without a byte says how much of the request was handed over, and whether it had
         served before: on that hangs whether the request may be sent again."""
         outgoing = _outgoing(b"POST", _Held(b"hi", []))
-        self.connection.request(outgoing).addErrback(lambda failure: failed.append(failure.value))
-        failed: list[NeverAnswered] = []
+        result: Deferred[Any] = self.connection.request(outgoing)
+        failed: list[Failure] = []
+        result.addErrback(failed.append)
         written = len(self.upstream.heard())
         self.upstream.ends()
-        self.assertEqual((failed[0].sent_bytes, failed[0].reused), (written, False))
+        error: Any = failed[0].value
+        self.assertEqual((error.sent_bytes, error.reused), (written, False))
         self.setUp()
         result = self.ask()
         self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -394,7 +411,10 @@ class Unusable(_Case):
         self.upstream.resets()
         self.assertTrue(self.failureResultOf(result, NeverAnswered).value.reused)
 
-    @given(st.binary(max_size=150), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]))
+    @given(
+        st.binary(max_size=150),
+        st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", _STREAM]),
+    )
     def test_anything(self, raw: bytes, start: bytes) -> None:
         """No bytes whatever make the connection raise; the request ends one way or another."""
         self.setUp()

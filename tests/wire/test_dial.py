@@ -62,7 +62,13 @@ class _Case(SynchronousTestCase):
     ) -> Deferred[Protocol]:
         """Open a connection."""
         dialer = Dialer(
-            self.clock, host, 443, tls=tls, proxy=proxy, timeout_s=timeout_s, endpoint=self.endpoint  # type: ignore[arg-type]
+            self.clock,
+            host,
+            443,
+            tls=tls,
+            proxy=proxy,
+            timeout_s=timeout_s,
+            endpoint=self.endpoint,  # type: ignore[arg-type]
         )
         return dialer.dial(lambda: self.inner)
 
@@ -190,7 +196,8 @@ class Secure(_Case):
         pair.reactor.turn()
         self.assertEqual(
             pair.heard(),
-            b"CONNECT api.provider.test:443 HTTP/1.1\r\nHost: api.provider.test:443\r\nProxy-Authorization: Basic dTpw\r\n\r\n",
+            b"CONNECT api.provider.test:443 HTTP/1.1\r\nHost: api.provider.test:443\r\n"
+            b"Proxy-Authorization: Basic dTpw\r\n\r\n",
         )
         for piece in (b"HTTP/1.1 200 Connec", b"tion established\r\nX: y\r", b"\n\r\n"):
             pair.far.send(piece)
@@ -213,7 +220,7 @@ class Secure(_Case):
         """A proxy that says no, wants credentials, speaks no HTTP, talks too much or goes away: an error of that step,
         which does not repeat what it said."""
         for answer in (
-            b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"secret\"\r\n\r\n",
+            b'HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm="secret"\r\n\r\n',
             b"HTTP/1.1 403 Forbidden\r\n\r\nno",
             b"HTTP/1.0 502 Bad Gateway\r\n\r\n",
             b"HTTP/1.1 302 Found\r\nLocation: http://secret/\r\n\r\n",
@@ -300,7 +307,13 @@ class Proxies(SynchronousTestCase):
 
     def test_bad(self) -> None:
         """A proxy that cannot be used is an error at the start, which does not repeat the credentials in it."""
-        for value in ("socks5://u:secret@p:1", "https://u:secret@p:1", "http://u:secret@p:x", "http://", "http://u:secret@:1"):
+        for value in (
+            "socks5://u:secret@p:1",
+            "https://u:secret@p:1",
+            "http://u:secret@p:x",
+            "http://",
+            "http://u:secret@:1",
+        ):
             error = self.assertRaises(ValueError, proxy_for, "api.test", {"HTTPS_PROXY": value})
             self.assertNotIn("secret", str(error))
 

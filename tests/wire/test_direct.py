@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 
-import twisted
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -14,6 +13,7 @@ from llmproxy.wire.client import ClientConnection, NeverAnswered, OutgoingReques
 from llmproxy.wire.direct import DirectWriter, Writer, has_left, is_quiet, writer_for
 from tests.wire.far_end import FarEnd
 from tests.wire.kernel_pair import KernelPair
+from twisted import version  # type: ignore[attr-defined]
 
 
 class _Silent(Protocol):
@@ -37,11 +37,11 @@ class Direct(_Case):
     def test_the_twisted_that_it_was_read_from(self) -> None:
         """The writer looks into Twisted's write buffer, whose names were read in Twisted 26.10. Another version: look
         whether `dataBuffer`, `offset`, `_tempDataLen` and `writeSomeData` still mean the same, then change this."""
-        self.assertEqual((twisted.version.major, twisted.version.minor), (26, 10))
+        self.assertEqual((version.major, version.minor), (26, 10))
         transport = self.pair().transport
-        self.assertEqual((transport.dataBuffer, transport.offset, transport._tempDataLen), (b"", 0, 0))  # type: ignore[has-type]
+        self.assertEqual((transport.dataBuffer, transport.offset, transport._tempDataLen), (b"", 0, 0))
         transport.write(b"queued")
-        self.assertEqual(transport._tempDataLen, 6)  # type: ignore[has-type]
+        self.assertEqual(transport._tempDataLen, 6)
         self.assertEqual(transport.writeSomeData(b"sent"), 4)
 
     def test_at_once(self) -> None:

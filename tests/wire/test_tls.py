@@ -123,7 +123,7 @@ class Trust(_Case):
     """Whose certificate is good enough."""
 
     def test_good(self) -> None:
-        """A certificate of a trusted authority for this name; the name is told to the server, and HTTP/1.1 agreed on."""
+        """A trusted authority's certificate for this name; the name is told to the server, and HTTP/1.1 agreed on."""
         client, server = self.connected()
         self.assertEqual(server.server_name, HOST)
         self.assertEqual(server.tls.selected_alpn_protocol(), "http/1.1")
@@ -146,7 +146,7 @@ class Trust(_Case):
                 far.move()
                 failure = self.failureResultOf(client.ready, TlsError)
                 self.assertTrue(str(failure.value))
-                self.assertFalse(client.transport.connected)  # type: ignore[union-attr, attr-defined]
+                self.assertFalse(far.far.transport.connected)
                 self.assertIsNone(self.inner.transport)
                 self.assertIsNone(self.inner.lost)
 
