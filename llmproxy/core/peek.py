@@ -21,7 +21,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from itertools import accumulate, islice
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -37,6 +37,9 @@ _MAX_TOKENS: tuple[Path, ...] = (
     ("max_output_tokens",),
     ("generationConfig", "maxOutputTokens"),
 )
+_TYPES = MappingProxyType({_STREAM: bool, **dict.fromkeys(_MAX_TOKENS, int)})
+"""What a value must be to count; the rest are strings."""
+
 _WATCHED = frozenset({_MODEL, _STREAM, *_MAX_TOKENS})
 _ENTERED = frozenset({("generationConfig",)})
 
@@ -69,25 +72,37 @@ _NO_FIELD_NAME = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')
 
 class _Watch(NamedTuple):
     """What is looked for: the paths whose values are kept, those of the objects that are entered for them, and for
-    each such object (the whole body is ``()``) a decoder that takes only the members of interest, undecoded."""
+    each such object (the whole body is ``()``) two decoders that take only the members of interest: one that takes
+    values of the right type only, and one that leaves every value as it is."""
 
     leaves: frozenset[Path]
     inner: frozenset[Path]
+    typed: Mapping[Path, msgspec.json.Decoder[msgspec.Struct]]
     decoders: Mapping[Path, msgspec.json.Decoder[msgspec.Struct]]
 
 
 def _watch(user_path: Path) -> _Watch:
     leaves = _WATCHED | {user_path} if user_path else _WATCHED
     inner = _ENTERED.union(user_path[:end] for end in range(1, len(user_path)))
+    typed: dict[Path, msgspec.json.Decoder[msgspec.Struct]] = {}
     decoders: dict[Path, msgspec.json.Decoder[msgspec.Struct]] = {}
     if any(_NO_FIELD_NAME.search(name) for name in user_path):
-        return _Watch(leaves, inner, decoders)  # msgspec takes no such name: the scan does
+        return _Watch(leaves, inner, typed, decoders)  # msgspec takes no such name: the scan does
     for prefix in ((), *inner):
         below = {path[len(prefix)] for path in leaves | inner if path[: len(prefix)] == prefix and path != prefix}
         names = {f"member_{number}": name for number, name in enumerate(sorted(below))}
-        fields = [(attribute, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for attribute in names]
-        decoders[prefix] = msgspec.json.Decoder(msgspec.defstruct("_Members", fields, rename=names, gc=False))
-    return _Watch(leaves, inner, MappingProxyType(decoders))
+        types = {
+            attribute: msgspec.Raw if (*prefix, name) in inner else _TYPES.get((*prefix, name), str)
+            for attribute, name in names.items()
+        }
+        typed[prefix] = _decoder(names, {attribute: kind | None for attribute, kind in types.items()})
+        decoders[prefix] = _decoder(names, dict.fromkeys(names, msgspec.Raw))
+    return _Watch(leaves, inner, MappingProxyType(typed), MappingProxyType(decoders))
+
+
+def _decoder(names: Mapping[str, str], types: Mapping[str, Any]) -> msgspec.json.Decoder[msgspec.Struct]:
+    fields = [(attribute, types[attribute] | msgspec.UnsetType, msgspec.UNSET) for attribute in names]
+    return msgspec.json.Decoder(msgspec.defstruct("_Members", fields, rename=names, gc=False))
 
 
 _WATCH: Final[Mapping[Path, _Watch]] = MappingProxyType(
@@ -124,6 +139,7 @@ class BodyPeek:
         "_piece",
         "_prefix",
         "_state",
+        "_typed",
         "_user_path",
         "_values",
         "complete",
@@ -134,7 +150,7 @@ class BodyPeek:
         self.done = limit_bytes <= 0
         self.complete = False
         self._user_path = user_path
-        self._leaves, self._inner, self._decoders = _WATCH.get(user_path) or _watch(user_path)
+        self._leaves, self._inner, self._typed, self._decoders = _WATCH.get(user_path) or _watch(user_path)
         self._left = limit_bytes
         self._members_left = _MEMBERS_MAX
         self._values: dict[Path, object] = {}
@@ -200,15 +216,30 @@ class BodyPeek:
         if not self._decoders or not data[-4:].rstrip().endswith(b"}"):
             return False
         try:
-            self._take_members(data, ())
+            try:
+                self._take_typed(data, ())
+            except msgspec.ValidationError:
+                # A value of another type than it should have: look at each by itself.
+                self._values.clear()
+                self._take_members(data, ())
         except (msgspec.MsgspecError, ValueError, RecursionError):
             # Cut, nested too deep for the decoder, or not JSON: the scan below decides what can be known.
             self._values.clear()
             return False
         return True
 
-    def _take_members(self, data: bytes, prefix: Path) -> None:
+    def _take_typed(self, data: bytes | msgspec.Raw, prefix: Path) -> None:
         # The decoder skips at the speed of C what has no name here: a conversation is never made into objects.
+        found = self._typed[prefix].decode(data)
+        for attribute, name in zip(found.__struct_fields__, found.__struct_encode_fields__, strict=True):
+            value = getattr(found, attribute)
+            if type(value) is msgspec.Raw:
+                if bytes(value).lstrip()[:1] == b"{":
+                    self._take_typed(value, (*prefix, name))
+            elif value is not msgspec.UNSET:
+                self._values[(*prefix, name)] = value
+
+    def _take_members(self, data: bytes, prefix: Path) -> None:
         found = self._decoders[prefix].decode(data)
         for attribute, name in zip(found.__struct_fields__, found.__struct_encode_fields__, strict=True):
             raw = getattr(found, attribute)

@@ -19,6 +19,7 @@ class Provider:
     rewrites: path prefixes after the provider's segment that change, each (from, to); the first that fits
         counts.
     user_path: the keys that lead to the user's id in a JSON request body; () where the API has no such field.
+    path_prefix: the path of the base URL, without a slash at its end; usually empty.
     health: this provider's own facts in /health; see `health_report` for the whole entry.
     """
 
@@ -30,6 +31,11 @@ class Provider:
     rewrites: tuple[tuple[bytes, bytes], ...] = ()
     user_path: tuple[str, ...] = ()
     health: Mapping[str, object] = field(hash=False)
+    path_prefix: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out the path of the base URL, once and not for each request."""
+        object.__setattr__(self, "path_prefix", urlsplit(self.base_url).path.rstrip("/").encode("ascii"))
 
     def upstream_target(self, rest: bytes) -> bytes:
         """The request-target to send upstream.
@@ -44,7 +50,7 @@ class Provider:
             if rest.startswith(old):
                 rest = new + rest[len(old) :]
                 break
-        return urlsplit(self.base_url).path.rstrip("/").encode("ascii") + rest
+        return self.path_prefix + rest
 
     def health_report(self) -> dict[str, object]:
         """This provider's entry in /health. Nothing is probed: it says what is configured."""

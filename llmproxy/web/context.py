@@ -23,21 +23,19 @@ class Route:
 
     :ivar root: scheme and authority of its base URL, as bytes.
     :ivar authority: the Host to send.
-    :ivar path_prefix: the path of its base URL, without a slash at the end; usually empty.
     """
 
     provider: Provider
     client: ExactClient
     root: bytes
     authority: bytes
-    path_prefix: bytes
 
     @classmethod
     def to(cls, provider: Provider, client: ExactClient) -> Route:
         """The route to ``provider`` through ``client``."""
         scheme, _, rest = provider.base_url.encode("ascii").partition(b"://")
-        authority, slash, path = rest.partition(b"/")
-        return cls(provider, client, scheme + b"://" + authority, authority, slash + path)
+        authority = rest.partition(b"/")[0]
+        return cls(provider, client, scheme + b"://" + authority, authority)
 
 
 @dataclass(frozen=True, slots=True)

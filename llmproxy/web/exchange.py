@@ -222,7 +222,7 @@ class Exchange:
         self._response = None
         if self._settled or response is None:
             return
-        if reason.check(ResponseDone, PotentialDataLoss) is not None:
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
             self.phase = DONE
             self.request.finish_with(f.trailers(response.trailers))
             self.settle(EndReason.OK)
@@ -256,20 +256,27 @@ class Exchange:
         if self._settled:
             return
         self.error_class = error.error_class.name
-        request = self.request
-        if request.head_written:
-            request.abort()
+        if self.request.head_written:
+            self.request.abort()
         else:
-            dialect = dialect_of(self.route.provider, self.rest) if self.route is not None else errors.OPENAI
-            body = errors.error_body(dialect, error, self.request_id)
-            head = [(b"Date", datetimeToString()), *errors.error_fields(error, dialect), *(fields or [])]
-            head.append((b"Content-Length", b"%d" % len(body)))
-            status = error.error_class.status
-            request.cork()
-            request.write_head(status, HTTPStatus(status).phrase.encode("ascii"), head)
-            request.write(body)
-            request.finish_with([])
+            try:
+                self._write_error(error, fields or [])
+            except Exception:  # noqa: BLE001 - if even the error cannot be written, the connection must still end
+                self._log.failure("exchange {request_id}: the error could not be written", request_id=self.request_id)
+                self.request.abort()
         self.settle(error.error_class.end_reason)
+
+    def _write_error(self, error: ProxyError, fields: Fields) -> None:
+        request = self.request
+        status = error.error_class.status
+        dialect = dialect_of(self.route.provider, self.rest) if self.route is not None else errors.OPENAI
+        body = errors.error_body(dialect, error, self.request_id)
+        head = [(b"Date", datetimeToString()), *errors.error_fields(error, dialect), *fields]
+        head.append((b"Content-Length", b"%d" % len(body)))
+        request.cork()
+        request.write_head(status, HTTPStatus(status).phrase.encode("ascii"), head)
+        request.write(body)
+        request.finish_with([])
 
     def client_gone(self) -> None:
         """The caller has left: whatever the upstream still does for it is waste, and may cost money."""

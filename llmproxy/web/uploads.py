@@ -27,7 +27,7 @@ def concerned(index: Index) -> bool:
 
 def rewritten(fields: Fields, route: Route, prefix: bytes) -> Fields:
     """``fields`` with upload URLs below ``prefix`` (scheme, authority and the path that leads to the provider)."""
-    base = route.root + route.path_prefix
+    base = route.root + route.provider.path_prefix
     return [
         (name, prefix + value[len(base) :])
         if name.lower() in _FIELDS and value.startswith(base + b"/")

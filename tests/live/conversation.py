@@ -51,12 +51,12 @@ class Stage:
 
     proxy: Proxy
     upstream: Upstream
-    _callers: list[Wire] = field(default_factory=list)
+    callers: list[Wire] = field(default_factory=list)
 
     def caller(self, receive_buffer_bytes: int = 0) -> Wire:
         """A new connection to the proxy; it is closed when the test is over."""
         wire = self.proxy.connect(receive_buffer_bytes=receive_buffer_bytes)
-        self._callers.append(wire)
+        self.callers.append(wire)
         return wire
 
     def sends(self, *data: bytes) -> tuple[Wire, Wire]:
@@ -88,9 +88,9 @@ class Stage:
 
     def clear(self) -> None:
         """End every connection on both sides."""
-        for wire in self._callers:
+        for wire in self.callers:
             wire.close()
-        self._callers.clear()
+        self.callers.clear()
         self.upstream.hang_up()
 
 

@@ -61,22 +61,30 @@ class Upstream:
     def receive(self) -> Wire:
         """The connection on which the next request comes: a new one, or one that was kept."""
         deadline_s = time.monotonic() + LIMIT_S
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            ready = select.select([self._listener, *self.connections], [], [], left_s)[0]
-            for wire in [wire for wire in self.connections if wire in ready]:
+        while time.monotonic() < deadline_s:
+            for wire in [wire for wire in self.connections if wire.poll(0)]:
                 try:
                     if wire.look():
                         return wire
                 except (ConnectionError, ssl.SSLError):
                     pass
                 self.forget(wire)
-            if self._listener in ready:
+            if not self.is_untouched(0):
                 self.accept()
+            else:
+                self._poll(self._listener, *self.connections).poll(100)
         raise TimeoutError("no request reached the upstream")
 
     def is_untouched(self, for_s: float = 0.15) -> bool:
         """Whether no new connection comes for ``for_s``."""
-        return not select.select([self._listener], [], [], for_s)[0]
+        return not self._poll(self._listener).poll(for_s * 1000)
+
+    @staticmethod
+    def _poll(*ends: socket.socket | Wire) -> select.poll:
+        poll = select.poll()
+        for end in ends:
+            poll.register(end, select.POLLIN)
+        return poll
 
     def forget(self, wire: Wire) -> None:
         """Close a connection."""
@@ -87,7 +95,7 @@ class Upstream:
         """Close all connections, those that nobody accepted too."""
         while self.connections:
             self.forget(self.connections[-1])
-        while select.select([self._listener], [], [], 0)[0]:
+        while not self.is_untouched(0):
             self._listener.accept()[0].close()
 
     def close(self) -> None:

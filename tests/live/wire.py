@@ -95,7 +95,9 @@ class Wire:
             return True
         if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
             return True
-        return bool(select.select([self.socket], [], [], within_s)[0])
+        poll = select.poll()  # select() knows no descriptor beyond 1023
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(within_s * 1000))
 
     def is_quiet(self, for_s: float = 0.15) -> bool:
         """Whether nothing comes for ``for_s``: no byte, and no end of the connection."""
@@ -119,11 +121,17 @@ class Wire:
 
     def read(self, count: int) -> bytes:
         """Exactly ``count`` bytes."""
-        while len(self._buffer) < count:
+        parts = [self._buffer]
+        have = len(self._buffer)
+        while have < count:
+            self._buffer = b""
             if not self._more():
-                raise EOFError(f"the connection ended after {self._buffer!r}, {count} bytes were due")
-        data, self._buffer = self._buffer[:count], self._buffer[count:]
-        return data
+                raise EOFError(f"the connection ended after {b''.join(parts)!r}, {count} bytes were due")
+            parts.append(self._buffer)
+            have += len(self._buffer)
+        data = b"".join(parts)
+        self._buffer = data[count:]
+        return data[:count]
 
     def read_until(self, mark: bytes) -> bytes:
         """All up to and including ``mark``."""
@@ -197,13 +205,13 @@ class Wire:
         """Close the connection: a FIN, or a reset if something was not read."""
         self.socket.close()
 
-    def close_tls(self) -> None:
-        """Close the connection with TLS's own closing alert."""
-        assert isinstance(self.socket, ssl.SSLSocket)
-        try:
-            self.socket.unwrap()
-        except (OSError, ValueError):
-            pass
+    def end(self) -> None:
+        """Close the connection in peace: over TLS with its closing alert."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            try:
+                self.socket.unwrap()
+            except (OSError, ValueError):
+                pass  # the other end need not answer the alert
         self.socket.close()
 
     def reset(self) -> None:

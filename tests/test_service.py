@@ -1,0 +1,183 @@
+"""The running service: it listens, or says in one line why it cannot; when it stops, nothing is left open."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from llmproxy.service import Assembly, ProxyService, StartError, address_text
+from tests.web.proxy_in_memory import ProxyInMemory, get, ok, post
+
+
+class _Refused(Exception):
+    """Stands for the end of the process."""
+
+
+class _Port:
+    """An open port."""
+
+    def __init__(self) -> None:
+        self.stopped: Deferred[None] = Deferred()
+        self.stopping = False
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", 9002)
+
+    def stopListening(self) -> Deferred[None]:
+        self.stopping = True
+        return self.stopped
+
+
+class _Endpoint:
+    """Where the service listens."""
+
+    def __init__(self, result: Callable[[], Deferred[Any]]) -> None:
+        self._result = result
+        self.factory: Any = None
+
+    def listen(self, factory: Any) -> Deferred[Any]:
+        self.factory = factory
+        return self._result()
+
+
+class _Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        """A proxy in memory and a port for it."""
+        self.proxy = ProxyInMemory()
+        self.port = _Port()
+        self.endpoint = _Endpoint(lambda: succeed(self.port))
+        self.flushed: list[int] = []
+        self.refusals: list[str] = []
+        self.service = self.make(lambda: Assembly(self.proxy.site, tuple(self.proxy.origins)))
+
+    def make(self, assemble: Callable[[], Assembly]) -> ProxyService:
+        """A service."""
+
+        def refuse(text: str) -> NoReturn:
+            self.refusals.append(text)
+            raise _Refused(text)
+
+        return ProxyService(
+            assemble,
+            self.endpoint,  # type: ignore[arg-type]
+            lambda address: f"the proxy listens on {address}",
+            refuse,
+            lambda: self.flushed.append(len(self.proxy.access)),
+        )
+
+
+class Starting(_Case):
+    """The start."""
+
+    def test_listens(self) -> None:
+        """It listens with the site that was assembled, and says where."""
+        logged: list[Any] = []
+        globalLogPublisher.addObserver(logged.append)  # type: ignore[arg-type]
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)  # type: ignore[arg-type]
+        self.service.startService()
+        self.assertIs(self.endpoint.factory, self.proxy.site)
+        self.assertIn("the proxy listens on 127.0.0.1:9002", [event.get("banner") for event in logged])
+
+    def test_nothing_before(self) -> None:
+        """Nothing is assembled or opened before the service starts: privileges have not been dropped yet."""
+        assembled: list[int] = []
+        self.make(lambda: assembled.append(1))  # type: ignore[arg-type, return-value]
+        self.assertEqual(assembled, [])
+
+    def test_cannot_be_assembled(self) -> None:
+        """What is missing is one line, and there is no port."""
+
+        def assemble() -> Assembly:
+            raise StartError("the state directory cannot be written")
+
+        self.assertRaises(_Refused, self.make(assemble).startService)
+        self.assertEqual(self.refusals, ["the state directory cannot be written"])
+        self.assertIsNone(self.endpoint.factory)
+
+    def test_port_in_use(self) -> None:
+        """A port that is taken is one line that names it."""
+        error = OSError(errno.EADDRINUSE, "Address already in use")
+        self.endpoint = _Endpoint(lambda: fail(CannotListenError("", 9002, error)))
+        service = self.make(lambda: Assembly(self.proxy.site, ()))
+        self.assertRaises(_Refused, service.startService)
+        self.assertEqual(self.refusals, ["cannot listen on port 9002: Address already in use"])
+
+    def test_endpoint_that_raises(self) -> None:
+        """An endpoint that fails in a way of its own is one line too."""
+
+        def broken() -> Deferred[Any]:
+            raise ValueError("no certificate")
+
+        self.endpoint = _Endpoint(broken)
+        self.assertRaises(_Refused, self.make(lambda: Assembly(self.proxy.site, ())).startService)
+        self.assertEqual(self.refusals, ["cannot listen: no certificate"])
+
+
+class Stopping(_Case):
+    """The end."""
+
+    def test_idle(self) -> None:
+        """Idle connections on both sides are closed, no timer is left, the log is flushed."""
+        self.service.startService()
+        self.proxy.exchange(get("/openai/v1/models"), ok())
+        stopped = self.service.stopService()
+        self.assertTrue(self.port.stopping)
+        self.assertNoResult(stopped)
+        self.port.stopped.callback(None)
+        self.successResultOf(stopped)
+        self.proxy.clock.advance(0)
+        self.assertEqual(self.proxy.site.channels, set())
+        self.assertTrue(self.proxy.provider().closed)
+        self.assertEqual(self.proxy.clock.getDelayedCalls(), [])
+        self.assertEqual(len(self.flushed), 1)
+
+    def test_in_flight(self) -> None:
+        """What is still running is ended visibly, and its access events are there when the log is flushed."""
+        self.service.startService()
+        callers = [self.proxy.caller() for _ in range(4)]
+        for caller in callers[:3]:
+            caller.says(post("/openai/v1/chat/completions", b"{}"))
+        first, second, _ = self.proxy.endpoints["openai"].connections
+        first.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        second.says(b"HTTP/1.1 200 O")
+        self.proxy.endpoints["openai"].slow = True
+        callers[3].says(get("/openai/v1/models"))
+        stopped = self.service.stopService()
+        self.port.stopped.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.flushed, [4])
+        self.proxy.clock.advance(0)
+        self.assertEqual({each["end_reason"] for each in self.proxy.access}, {"drain"})
+        self.assertEqual(len(self.proxy.access), 4)
+        for caller in callers:
+            self.assertTrue(caller.closed)
+            self.assertFalse(caller.heard().endswith(b"0\r\n\r\n"))
+        self.assertEqual({far.closed for far in self.proxy.endpoints["openai"].connections}, {True})
+        self.assertEqual(self.proxy.endpoints["openai"].waiting, [])
+        self.assertEqual(self.proxy.clock.getDelayedCalls(), [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_never_started(self) -> None:
+        """Stopping what never listened is no error."""
+        self.successResultOf(self.service.stopService())
+
+
+class Addresses(SynchronousTestCase):
+    """An address as an operator writes it."""
+
+    def test_text(self) -> None:
+        """Host and port, IPv6 in brackets, or the path of a UNIX socket."""
+        for address, text in (
+            (IPv4Address("TCP", "127.0.0.1", 1), "127.0.0.1:1"),
+            (IPv6Address("TCP", "::", 9002), "[::]:9002"),
+            (UNIXAddress("/run/llmproxy.sock"), "/run/llmproxy.sock"),
+            ("elsewhere", "elsewhere"),
+        ):
+            self.assertEqual(address_text(address), text)
