@@ -326,7 +326,7 @@ class NoKeyLeaks(SynchronousTestCase):
         """A traceback of ours, with the objects in its frames left out, holds no key of an ordinary failure."""
         caller = self.proxy.caller()
         MISHAPS["a fault"](self.proxy, caller)
-        (failure,) = self.flushLoggedErrors(RuntimeError)
+        failure, *_ = self.flushLoggedErrors(RuntimeError)
         log = self.log()
         self.assertIn(b"RuntimeError", log)
         self.assertIn(b"Traceback", log)
