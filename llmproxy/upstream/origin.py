@@ -29,7 +29,6 @@ from llmproxy.core.fields import Fields
 from llmproxy.core.target import is_origin_form
 from llmproxy.wire.client import ClientConnection, NeverAnswered, OutgoingRequest, Response
 from llmproxy.wire.dial import Dialer
-from llmproxy.wire.direct import is_quiet
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 SWEEP_S: Final = 1.0
@@ -205,7 +204,7 @@ class Origin:
         """The connection that was used last: it is the least likely to have been closed by the other end."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and is_quiet(connection.transport):
+            if not connection.closed and connection.is_quiet():
                 return connection
             connection.abort()
         return None

@@ -32,7 +32,7 @@ from llmproxy.core import fields as f
 from llmproxy.core import framing
 from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import BodyFraming, FramingError
-from llmproxy.wire.direct import Writer, writer_for
+from llmproxy.wire.direct import Writer, quiet_check, writer_for
 
 READ_BYTES: Final = 32 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -224,8 +224,11 @@ class ClientConnection(Protocol):
     :param on_idle: called with the connection when it is ready for another request.
     :param on_closed: called with the connection when it is gone.
     :ivar served: requests begun on this connection.
+    :ivar is_quiet: whether the connection, while idle, still looks alive to the kernel.
     :ivar deadline: when to give up waiting, on ``clock``; None while nothing is waited for.
     """
+
+    is_quiet: Callable[[], bool]
 
     def __init__(
         self,
@@ -275,6 +278,7 @@ class ClientConnection(Protocol):
             transport.setTcpKeepAlive(True)
         transport.bufferSize = READ_BYTES
         self._writer = writer_for(transport)
+        self.is_quiet = quiet_check(transport)
         self._parser = httptools.HttpResponseParser(self)
 
     def dataReceived(self, data: bytes) -> None:

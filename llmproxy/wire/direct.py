@@ -13,13 +13,13 @@ test names the Twisted version that it was read from.
 
 from __future__ import annotations
 
+import select
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
-
-_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 _LEFT_STATES = frozenset((7, 8))
 """TCP_CLOSE (reset) and TCP_CLOSE_WAIT (the other end has sent its FIN), from ``linux/tcp_states.h``."""
@@ -87,23 +87,22 @@ def writer_for(transport: ITransport) -> Writer:
     return DirectWriter(transport) if isinstance(transport, Connection) else Writer(transport)
 
 
-def is_quiet(transport: Any) -> bool:
-    """Whether an idle connection still looks alive: neither closed by the other end nor holding unasked bytes.
+def quiet_check(transport: Any) -> Callable[[], bool]:
+    """A function that says whether an idle connection still looks alive.
 
-    Asks the kernel, because the reactor may not have come round to tell yet.
+    It does if the other end has neither closed it nor sent bytes that nobody asked for. The kernel is asked, because
+    the reactor may not have come round to tell yet; ``poll(2)`` answers without raising, unlike a look at the bytes.
     """
     connection = _socket_of(transport)
     if connection is None:
-        return True
-    if not connection.connected or connection.disconnecting:
-        return False
-    try:
-        connection.getHandle().recv(1, _PEEK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+        return lambda: True
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+
+    def is_quiet() -> bool:
+        return bool(connection.connected and not connection.disconnecting and not poller.poll(0))
+
+    return is_quiet
 
 
 def has_left(transport: Any) -> bool:

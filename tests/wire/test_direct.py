@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.wire.client import ClientConnection, NeverAnswered, OutgoingRequest
-from llmproxy.wire.direct import DirectWriter, Writer, has_left, is_quiet, writer_for
+from llmproxy.wire.direct import DirectWriter, Writer, has_left, quiet_check, writer_for
 from tests.wire.far_end import FarEnd
 from tests.wire.kernel_pair import KernelPair
 from twisted import version  # type: ignore[attr-defined]
@@ -138,15 +138,15 @@ class Looking(_Case):
     def test_quiet(self) -> None:
         """An idle connection is fit for use until the other end has closed it or said something."""
         pair = self.pair()
-        self.assertTrue(is_quiet(pair.transport))
+        self.assertTrue(quiet_check(pair.transport)())
         pair.far.send(b"x")
-        self.assertFalse(is_quiet(pair.transport))
+        self.assertFalse(quiet_check(pair.transport)())
         pair = self.pair()
         pair.far.close()
-        self.assertFalse(is_quiet(pair.transport))
+        self.assertFalse(quiet_check(pair.transport)())
         pair = self.pair()
         pair.transport.loseConnection()
-        self.assertFalse(is_quiet(pair.transport))
+        self.assertFalse(quiet_check(pair.transport)())
 
     def test_quiet_behind_a_layer(self) -> None:
         """The same through a TLS layer, which has the socket below it."""
@@ -156,9 +156,9 @@ class Looking(_Case):
                 self.transport = transport
 
         pair = self.pair()
-        self.assertTrue(is_quiet(Layer(pair.transport)))
+        self.assertTrue(quiet_check(Layer(pair.transport))())
         pair.far.close()
-        self.assertFalse(is_quiet(Layer(pair.transport)))
+        self.assertFalse(quiet_check(Layer(pair.transport))())
 
     def test_left(self) -> None:
         """A caller that has left is seen although bytes of it wait to be read, and one that has not left is not."""
