@@ -93,12 +93,8 @@ class RunTests(CommandCase):
 
     def test_options_are_passed_on(self) -> None:
         """What run is told the service is told, empty values and leading dashes included."""
-        self.assertEqual(
-            self.run_twistd("--port", "80", "--environment", "x")[4:], ["--port=80", "--environment=x"]
-        )
-        self.assertEqual(
-            self.run_twistd("--port=unix:/x y", "--config=-")[4:], ["--port=unix:/x y", "--config=-"]
-        )
+        self.assertEqual(self.run_twistd("--port", "80", "--environment", "x")[4:], ["--port=80", "--environment=x"])
+        self.assertEqual(self.run_twistd("--port=unix:/x y", "--config=-")[4:], ["--port=unix:/x y", "--config=-"])
         self.assertEqual(self.run_twistd("--port=")[4:], ["--port="])
 
 
@@ -144,9 +140,7 @@ class ConfigTests(CommandCase):
         self.assertEqual(code, 0)
         self.assertIn("\nlog.level = debug  # mine.yml:1\n", out)
         self.environ["LOG_LEVEL"] = "error"
-        self.assertIn(
-            "\nlog.level = error  # environment variable LOG_LEVEL\n", self.command("show-config")[1]
-        )
+        self.assertIn("\nlog.level = error  # environment variable LOG_LEVEL\n", self.command("show-config")[1])
 
 
 class KeyIdTests(CommandCase):

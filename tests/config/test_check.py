@@ -48,8 +48,7 @@ class UnknownKeyTests(ConfigCase):
         """A key with dots is told to be written in levels."""
         self.assertEqual(
             self.complaint("upstream.pool_size: 5"),
-            "configs/base.yml:1: upstream.pool_size: unknown key: write it in levels, 'pool_size' under "
-            "'upstream'",
+            "configs/base.yml:1: upstream.pool_size: unknown key: write it in levels, 'pool_size' under 'upstream'",
         )
 
     def test_a_key_like_nothing(self) -> None:
@@ -133,8 +132,7 @@ class WrongValueTests(ConfigCase):
             ("providers: {openai: false}", "providers.openai: must be a map of keys, not false"),
             (
                 "state_dir: 5",
-                "state_dir: must be the path of a directory, not 5; what reads as a number or a boolean "
-                "needs quotes",
+                "state_dir: must be the path of a directory, not 5; what reads as a number or a boolean needs quotes",
             ),
             (
                 f"upstream: {{pool_size: {'x' * 90}}}",
@@ -149,8 +147,7 @@ class WrongValueTests(ConfigCase):
         found = self.complaint("upstream:\n  pool_size: ${KEY}\n", KEY=SECRET)
         self.assertEqual(
             found,
-            "configs/base.yml:2: upstream.pool_size: must be a whole number, at least 0, not what "
-            "'${KEY}' expands to",
+            "configs/base.yml:2: upstream.pool_size: must be a whole number, at least 0, not what '${KEY}' expands to",
         )
 
     def test_secrets_are_not_shown(self) -> None:

@@ -35,9 +35,7 @@ class DocumentTests(SynchronousTestCase):
         assert isinstance(b, Mapping)
         c, d = b.entries["c"], b.entries["d"]
         assert isinstance(d, Sequence)
-        self.assertEqual(
-            [str(n.place) for n in (a, b, c, d, *d.items)], [f"f.yml:{n}" for n in (1, 2, 4, 5, 5, 6)]
-        )
+        self.assertEqual([str(n.place) for n in (a, b, c, d, *d.items)], [f"f.yml:{n}" for n in (1, 2, 4, 5, 5, 6)])
 
     def test_scalars_stay_as_written(self) -> None:
         """Nothing is turned into 750, 8, a date or a boolean before the schema is asked."""
@@ -64,9 +62,7 @@ class DocumentTests(SynchronousTestCase):
     def test_duplicate_keys_that_are_secrets(self) -> None:
         """A provider's key written twice by mistake is not shown."""
         _, complaints = read("per_key:\n  sk-abc: {}\n  sk-abc: {}\n")
-        self.assertEqual(
-            complaints, ["f.yml:3: per_key.***: duplicate key: '***' stands here twice, first in line 2"]
-        )
+        self.assertEqual(complaints, ["f.yml:3: per_key.***: duplicate key: '***' stands here twice, first in line 2"])
 
     def test_empty_files_are_empty_maps(self) -> None:
         """A file of nothing, of comments, of null or of a byte order mark sets nothing."""
@@ -78,9 +74,7 @@ class DocumentTests(SynchronousTestCase):
         """A list or a word at the top of a file is refused."""
         for content in ("- a\n", "hello\n", "5\n", '""\n'):
             with self.subTest(content):
-                self.assertEqual(
-                    read(content)[1], ["f.yml:1: the file must be a map of keys, such as 'server:'"]
-                )
+                self.assertEqual(read(content)[1], ["f.yml:1: the file must be a map of keys, such as 'server:'"])
 
     def test_broken_yaml(self) -> None:
         """What is no YAML is said with its line, and the tree is empty."""
@@ -90,9 +84,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_two_documents(self) -> None:
         """A second document in a file would be lost, so it is refused."""
-        self.assertEqual(
-            read("a: 1\n---\nb: 2\n")[1], ["f.yml:2: not valid YAML: but found another document"]
-        )
+        self.assertEqual(read("a: 1\n---\nb: 2\n")[1], ["f.yml:2: not valid YAML: but found another document"])
 
     def test_not_utf_8(self) -> None:
         """A file in Latin-1 is named with the line of the first wrong byte."""
@@ -100,9 +92,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_control_characters(self) -> None:
         """A binary file does not raise."""
-        self.assertEqual(
-            read(b"a: \x00\x01")[1], ["f.yml:1: not valid YAML: control characters are not allowed"]
-        )
+        self.assertEqual(read(b"a: \x00\x01")[1], ["f.yml:1: not valid YAML: control characters are not allowed"])
 
     def test_tags_do_nothing(self) -> None:
         """A tag that makes objects in other programs is refused, and makes none here."""
@@ -142,11 +132,7 @@ class DocumentTests(SynchronousTestCase):
         """A list as a key is refused."""
         self.assertEqual(read("[a, b]: 1\n")[1], ["f.yml:1: a key must be one word, not a list or a map"])
 
-    @given(
-        st.recursive(
-            st.text(max_size=8), lambda inner: st.dictionaries(st.text(max_size=5), inner, max_size=4)
-        )
-    )
+    @given(st.recursive(st.text(max_size=8), lambda inner: st.dictionaries(st.text(max_size=5), inner, max_size=4)))
     def test_any_map_comes_back(self, value: object) -> None:
         """Whatever text a person writes as keys and values is read as that text."""
         import yaml

@@ -9,9 +9,7 @@ class FilesTests(ConfigCase):
         for name in ("base", "dev", "production", "eu"):
             self.write(name, "")
 
-    def files(
-        self, environment: str | None = None, config_file: str | None = None, **environ: str
-    ) -> list[str]:
+    def files(self, environment: str | None = None, config_file: str | None = None, **environ: str) -> list[str]:
         config = self.load(environment=environment, config_file=config_file, **environ)
         return [name.removeprefix("configs/").removesuffix(".yml") for name in config.files]
 
@@ -21,9 +19,7 @@ class FilesTests(ConfigCase):
         self.assertEqual(self.files(ENVIRONMENT=""), ["base", "dev"])
         self.assertEqual(self.files(ENVIRONMENT="production"), ["base", "production"])
         self.assertEqual(self.files("dev", ENVIRONMENT="production"), ["base", "dev"])
-        self.assertEqual(
-            self.files("production", LLM_PROXY_CONFIG_PROFILE="eu"), ["base", "production", "eu"]
-        )
+        self.assertEqual(self.files("production", LLM_PROXY_CONFIG_PROFILE="eu"), ["base", "production", "eu"])
         self.assertEqual(self.files(LLM_PROXY_CONFIG_PROFILE="eu"), ["base", "dev", "eu"])
         self.assertEqual(self.files(LLM_PROXY_CONFIG_PROFILE="dev"), ["base", "dev"])
 
@@ -34,10 +30,7 @@ class FilesTests(ConfigCase):
         self.assertEqual(self.files(config_file="configs/only.yml", **environ), ["only"])
         self.assertEqual(
             self.complaints(config_file="configs/only.yml", environment="dev"),
-            [
-                "--environment: --config takes that file alone, so --environment would do nothing: give "
-                "one of them"
-            ],
+            ["--environment: --config takes that file alone, so --environment would do nothing: give one of them"],
         )
 
     def test_files_that_may_be_missing(self) -> None:

@@ -29,9 +29,7 @@ class LoadingTests(ConfigCase):
         self.assertEqual(config.cors.allow_origins, ("https://a.example",))
         self.assertEqual((config.cors.enabled, config.cors.allow_headers), (False, ()))
         self.assertEqual(config.log.level, "warn")
-        self.assertEqual(
-            config.features.rate_limiting.overrides.per_user, {"123": model.Limits(tokens_per_day=5)}
-        )
+        self.assertEqual(config.features.rate_limiting.overrides.per_user, {"123": model.Limits(tokens_per_day=5)})
         self.assertEqual(config.files, ("configs/base.yml",))
 
     def test_the_result_cannot_be_changed(self) -> None:
@@ -44,9 +42,7 @@ class LoadingTests(ConfigCase):
 
     def test_files_are_laid_over_each_other(self) -> None:
         """Maps merge; lists and single values are replaced by the later file."""
-        self.write(
-            "base", "server: {peek_bytes: 1, trusted_proxies: [10.0.0.0/8]}\nupstream: {pool_size: 1}\n"
-        )
+        self.write("base", "server: {peek_bytes: 1, trusted_proxies: [10.0.0.0/8]}\nupstream: {pool_size: 1}\n")
         self.write("staging", "server: {trusted_proxies: ['::1'], public_url: http://a}\n")
         self.write("eu", "server: {public_url: http://b}\n")
         config = self.load(environment="staging", LLM_PROXY_CONFIG_PROFILE="eu")
@@ -67,8 +63,7 @@ class LoadingTests(ConfigCase):
         )
         self.write(
             "dev",
-            "server: {peek_bytes: null}\nupstream:\nproviders: {openai: ~, groq: {enabled: null}, "
-            "mistral: null}\n",
+            "server: {peek_bytes: null}\nupstream:\nproviders: {openai: ~, groq: {enabled: null}, mistral: null}\n",
         )
         self.assertEqual(self.load(), Config(files=("configs/base.yml", "configs/dev.yml")))
 
@@ -112,8 +107,7 @@ class LoadingTests(ConfigCase):
         self.write("base", "upstream:\n  pool_size: ${POOL}\n")
         self.assertEqual(
             self.complaint(),
-            "configs/base.yml:2: upstream.pool_size: POOL is not set in the environment, and has no "
-            "default here",
+            "configs/base.yml:2: upstream.pool_size: POOL is not set in the environment, and has no default here",
         )
         self.write("dev", "upstream:\n  pool_size: 7\n")
         self.assertEqual(self.load().upstream.pool_size, 7)
@@ -121,9 +115,7 @@ class LoadingTests(ConfigCase):
     def test_the_environment_wins(self) -> None:
         """PORT, LOG_LEVEL, LOG_FORMAT and the identity secret go before every file; empty ones do not."""
         text = "server: {port: 1}\nlog: {level: error, format: text}\nidentity: {secret: file}\n"
-        config = self.load(
-            text, PORT="2", LOG_LEVEL="Debug", LOG_FORMAT="json", LLM_PROXY_IDENTITY_SECRET="env"
-        )
+        config = self.load(text, PORT="2", LOG_LEVEL="Debug", LOG_FORMAT="json", LLM_PROXY_IDENTITY_SECRET="env")
         self.assertEqual(
             (config.server.port, config.log.level, config.log.format, config.identity.secret),
             (2, "debug", "json", "env"),
@@ -143,10 +135,8 @@ class LoadingTests(ConfigCase):
                 "environment variable PORT: server.port: must be a port number (0 to 65535) or an "
                 "endpoint such as "
                 "tcp:9002:interface=127.0.0.1, not 'web'",
-                "environment variable LOG_FORMAT: log.format: must be one of auto, json, text; did you "
-                "mean json?",
-                "environment variable LLM_PROXY_IDENTITY_SECRET: identity.secret: "
-                "must be one line of printable text",
+                "environment variable LOG_FORMAT: log.format: must be one of auto, json, text; did you mean json?",
+                "environment variable LLM_PROXY_IDENTITY_SECRET: identity.secret: must be one line of printable text",
             ],
         )
 
@@ -170,9 +160,7 @@ class LoadingTests(ConfigCase):
         """A bad value is an error also where an overlay replaces it: elsewhere no overlay would."""
         self.write("base", "upstream: {pool_size: many}\nlog: {levle: info}\n")
         self.write("dev", "upstream: {pool_size: 5}\nlog: null\n")
-        self.assertEqual(
-            [one.split(": ")[1] for one in self.complaints()], ["upstream.pool_size", "log.levle"]
-        )
+        self.assertEqual([one.split(": ")[1] for one in self.complaints()], ["upstream.pool_size", "log.levle"])
 
     def test_a_complaint_is_one_line(self) -> None:
         """A key with a line end in it does not break the list of complaints."""
@@ -203,9 +191,7 @@ class LoadingTests(ConfigCase):
             self.complaints(config_file="nope.yml"), ["nope.yml: cannot be read: No such file or directory"]
         )
         self.assertEqual(self.complaints(config_file="dir.yml"), ["dir.yml: cannot be read: Is a directory"])
-        self.assertEqual(
-            self.complaints(config_file="a\0b"), ["a\\x00b: cannot be read: not the name of a file"]
-        )
+        self.assertEqual(self.complaints(config_file="a\0b"), ["a\\x00b: cannot be read: not the name of a file"])
 
     def test_secrets_stay_out_of_repr(self) -> None:
         """A Config in a traceback or a log shows no secret and no key."""

@@ -16,9 +16,7 @@ Tree = dict[str, Any]
 _LEAVES = st.sampled_from(["a", "b", None])
 TREES: st.SearchStrategy[Tree] = st.dictionaries(
     st.sampled_from("xyz"),
-    st.recursive(
-        _LEAVES, lambda below: st.dictionaries(st.sampled_from("xyz"), below, max_size=3), max_leaves=8
-    ),
+    st.recursive(_LEAVES, lambda below: st.dictionaries(st.sampled_from("xyz"), below, max_size=3), max_leaves=8),
     max_size=3,
 )
 

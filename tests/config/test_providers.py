@@ -11,9 +11,7 @@ class ProvidersTests(ConfigCase):
 
     def test_switched_off(self) -> None:
         """enabled: false takes a provider away, built in or not."""
-        config = self.load(
-            "providers: {groq: {enabled: false}, x: {enabled: no, kind: gemini, base_url: http://x}}\n"
-        )
+        config = self.load("providers: {groq: {enabled: false}, x: {enabled: no, kind: gemini, base_url: http://x}}\n")
         self.assertEqual(list(config.providers), ["openai", "anthropic", "gemini"])
 
     def test_another_address(self) -> None:
@@ -24,9 +22,7 @@ class ProvidersTests(ConfigCase):
 
     def test_a_new_one(self) -> None:
         """A name, a kind and a base URL are a provider, after the built-in ones."""
-        config = self.load(
-            "providers: {mistral: {kind: openai-compatible, base_url: https://api.mistral.ai}}\n"
-        )
+        config = self.load("providers: {mistral: {kind: openai-compatible, base_url: https://api.mistral.ai}}\n")
         self.assertEqual(list(config.providers), [*CATALOG, "mistral"])
         expected = of_kind("openai-compatible", name="mistral", base_url="https://api.mistral.ai")
         self.assertEqual(config.providers["mistral"], expected)
@@ -35,8 +31,7 @@ class ProvidersTests(ConfigCase):
         """A new provider without kind or base URL is told what is missing, and which built-in one is near."""
         self.assertEqual(
             self.complaints(
-                "providers:\n  opnai: {enabled: false}\n  x: {kind: gemini}\n  y: {base_url: http://y}\n "
-                " z: {}\n"
+                "providers:\n  opnai: {enabled: false}\n  x: {kind: gemini}\n  y: {base_url: http://y}\n  z: {}\n"
             ),
             [
                 "configs/base.yml:2: providers.opnai: a provider that is not built in needs kind and "
@@ -100,8 +95,7 @@ class RulesTests(ConfigCase):
             self.limiting(
                 "enabled: false",
                 "backend: redis",
-                "limits: {requests_per_minute: 60, tokens_per_minute: 1_000, requests_per_day: 5, "
-                "tokens_per_day: 0}",
+                "limits: {requests_per_minute: 60, tokens_per_minute: 1_000, requests_per_day: 5, tokens_per_day: 0}",
                 "overrides:",
                 "  per_key: {sk-abc: {requests_per_minute: 1}}",
                 "  per_user: {alice: {tokens_per_day: 2}}",
@@ -119,9 +113,7 @@ class RulesTests(ConfigCase):
         self.assertEqual(config.overrides.per_key["sk-abc"].requests_per_minute, 1)
         self.assertEqual(config.overrides.per_model["gpt-4o"].requests_per_day, 3)
         self.assertEqual(config.estimation.provider_chars_per_token, {"openai": 6, "anthropic": 4})
-        self.assertEqual(
-            (config.redis.address, config.redis.password, config.redis.db), ("localhost:6379", None, 0)
-        )
+        self.assertEqual((config.redis.address, config.redis.password, config.redis.db), ("localhost:6379", None, 0))
 
     def test_rate_limits_are_not_enforced_yet(self) -> None:
         """Nothing is silently not enforced: with limits on the proxy does not start."""
@@ -169,9 +161,7 @@ class RulesTests(ConfigCase):
         found = self.complaints(text)
         self.assertIn("there is no such provider; did you mean anthropic?", found[0])
         self.assertIn("there is no such provider; there are openai, anthropic, gemini, groq", found[1])
-        self.load(
-            f"providers: {{x: {{kind: gemini, base_url: http://x}}}}\n{text.replace('antropic: 3, ', '')}"
-        )
+        self.load(f"providers: {{x: {{kind: gemini, base_url: http://x}}}}\n{text.replace('antropic: 3, ', '')}")
 
     def test_a_missing_ca_file(self) -> None:
         """A private CA that is not there is found at the start, not at the first request."""

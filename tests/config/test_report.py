@@ -15,12 +15,8 @@ class CheckConfigTests(ConfigCase):
 
     def test_the_configuration_in_use(self) -> None:
         """Without files it is what the proxy would start with."""
-        self.assertEqual(
-            self.check(), (0, "OK: built-in defaults; 4 providers: openai, anthropic, gemini, groq\n")
-        )
-        self.write(
-            "base", "providers: {groq: {enabled: no}, gemini: {enabled: no}, anthropic: {enabled: no}}"
-        )
+        self.assertEqual(self.check(), (0, "OK: built-in defaults; 4 providers: openai, anthropic, gemini, groq\n"))
+        self.write("base", "providers: {groq: {enabled: no}, gemini: {enabled: no}, anthropic: {enabled: no}}")
         self.write("dev", "")
         self.assertEqual(self.check(), (0, "OK: configs/base.yml, configs/dev.yml; 1 provider: openai\n"))
 
@@ -45,9 +41,7 @@ class CheckConfigTests(ConfigCase):
 class ShowConfigTests(ConfigCase):
     def test_values_and_origins(self) -> None:
         """Each value in use is shown with the line, the variable or the default it came from."""
-        self.write(
-            "base", "upstream:\n  pool_size: 1\n  pool_idle_s: 2\nserver: {trusted_proxies: [10.0.0.0/8]}\n"
-        )
+        self.write("base", "upstream:\n  pool_size: 1\n  pool_idle_s: 2\nserver: {trusted_proxies: [10.0.0.0/8]}\n")
         self.write("dev", "\nupstream:\n\n  pool_size: 1_000\n")
         shown = self.shown(LOG_LEVEL="debug", HOME="/h")
         for path, expected in (

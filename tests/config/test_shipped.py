@@ -41,17 +41,9 @@ class ShippedConfigsTests(SynchronousTestCase):
         def missing(kind: Kind, group: object, path: tuple[str, ...]) -> list[str]:
             if isinstance(kind, Section):
                 below = group.entries if isinstance(group, Group) else {}
-                return [
-                    one
-                    for key, sub in kind.keys.items()
-                    for one in missing(sub, below.get(key), (*path, key))
-                ]
+                return [one for key, sub in kind.keys.items() for one in missing(sub, below.get(key), (*path, key))]
             if isinstance(kind, Named) and isinstance(group, Group):
-                return [
-                    one
-                    for name, sub in group.entries.items()
-                    for one in missing(kind.item, sub, (*path, name))
-                ]
+                return [one for name, sub in group.entries.items() for one in missing(kind.item, sub, (*path, name))]
             return [] if group is not None else [".".join(path)]
 
         self.assertEqual(

@@ -44,9 +44,7 @@ class ValueTests(SynchronousTestCase):
         """Plain decimals in their range; no octal surprises, no fractions, no endless digits."""
         kind = integer(0, 10_000_000)
         self.takes(kind, **{"0": 0, "5": 5, "+5": 5, "1_000": 1000, "10000000": 10_000_000})
-        self.refuses(
-            kind, "-1", "10000001", "1.0", "1e3", "010", "0x10", "1__0", "_1", "1_", "", "true", "\uff19"
-        )
+        self.refuses(kind, "-1", "10000001", "1.0", "1e3", "010", "0x10", "1__0", "_1", "1_", "", "true", "\uff19")
         self.refuses(integer(0), "9" * 5000)
         self.takes(integer(-1), **{"-1": -1})
         self.refuses(integer(-1), "-2")
@@ -54,9 +52,7 @@ class ValueTests(SynchronousTestCase):
     def test_seconds(self) -> None:
         """Above zero and finite: not a number, infinity, zero and less are refused."""
         self.takes(SECONDS, **{"45": 45.0, "0.5": 0.5, "1e3": 1000.0, "1_000": 1000.0})
-        self.refuses(
-            SECONDS, "0", "-1", "-0.0", ".nan", "nan", "inf", ".inf", "1e999", "true", "", "1:30", "5s"
-        )
+        self.refuses(SECONDS, "0", "-1", "-0.0", ".nan", "nan", "inf", ".inf", "1e999", "true", "", "1:30", "5s")
 
     def test_choices(self) -> None:
         """Names in any case; a wrong one is told the nearest."""
@@ -80,9 +76,7 @@ class ValueTests(SynchronousTestCase):
             "tls:a:b",
         )
         self.takes(PORT, **{"0": 0, "9002": 9002, "65535": 65535}, **{one: one for one in endpoints})
-        self.refuses(
-            PORT, "65536", "-1", "", "http", ":9002", "127.0.0.1:9002", "9" * 400, "9002 ", "unix:", "a:\n"
-        )
+        self.refuses(PORT, "65536", "-1", "", "http", ":9002", "127.0.0.1:9002", "9" * 400, "9002 ", "unix:", "a:\n")
 
     def test_urls(self) -> None:
         """Scheme, host, perhaps port and path prefix; the slash at the end goes."""

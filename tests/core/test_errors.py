@@ -90,9 +90,7 @@ class Bodies(SynchronousTestCase):
     def test_gemini_retry_delay(self) -> None:
         """Google's clients look for the delay in the body."""
         details = _body("gemini", ProxyError(UPSTREAM_CONNECT_FAILED, retry_after_s=22))["error"]["details"]
-        self.assertEqual(
-            details[1], {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "22s"}
-        )
+        self.assertEqual(details[1], {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "22s"})
 
     def test_no_provider(self) -> None:
         """A route without a provider is answered in OpenAI's shape, which most clients can read."""

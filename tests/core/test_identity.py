@@ -155,9 +155,7 @@ class Address(SynchronousTestCase):
 class User(SynchronousTestCase):
     """The order in which the user is looked for."""
 
-    def _user(
-        self, meta: str | None = None, header: bytes = b"", body: str | None = None, query: bytes = b""
-    ) -> str:
+    def _user(self, meta: str | None = None, header: bytes = b"", body: str | None = None, query: bytes = b"") -> str:
         fields: Fields = [(b"X-USER-id", header)] if header else []
         return user_of(
             meta_user=meta,
@@ -176,9 +174,7 @@ class User(SynchronousTestCase):
         self.assertEqual(self._user(None, b"", "b", query), "b")
         self.assertEqual(self._user(None, b"  ", "", query), "q")
         self.assertEqual(self._user(), "token:0123456789ab")
-        nobody = user_of(
-            meta_user=None, fields=[], body_user=None, query=b"", credential_id=None, address="1.2.3.4"
-        )
+        nobody = user_of(meta_user=None, fields=[], body_user=None, query=b"", credential_id=None, address="1.2.3.4")
         self.assertEqual(nobody, "ip:1.2.3.4")
 
     def test_query_is_decoded(self) -> None:

@@ -56,9 +56,7 @@ def _answer(peek: BodyPeek) -> tuple[object, ...]:
     return (peek.model, peek.stream, peek.user, peek.max_tokens, peek.complete)
 
 
-def _looked_at(
-    pieces: list[bytes], user_path: tuple[str, ...] = ("user",), limit_bytes: int = LIMIT_BYTES
-) -> BodyPeek:
+def _looked_at(pieces: list[bytes], user_path: tuple[str, ...] = ("user",), limit_bytes: int = LIMIT_BYTES) -> BodyPeek:
     peek = BodyPeek(limit_bytes, user_path)
     for piece in pieces:
         peek.feed(piece)
@@ -150,13 +148,7 @@ class OneBody(SynchronousTestCase):
     def test_last_of_repeated_keys(self) -> None:
         """A later value of another type takes the earlier one's place: no provider would read the earlier."""
         for value in (b"[1]", b"{}", b"null", b'"' + b"x" * 9000 + b'"'):
-            text = (
-                b'{"model": "a", "metadata": {"user_id": "u"}, "model": '
-                + value
-                + b', "metadata": '
-                + value
-                + b"}"
-            )
+            text = b'{"model": "a", "metadata": {"user_id": "u"}, "model": ' + value + b', "metadata": ' + value + b"}"
             for peek in (_looked_at([text], ("metadata", "user_id")), _slowly(text, ("metadata", "user_id"))):
                 self.assertEqual((peek.model, peek.user, peek.complete), (None, None, True))
 

@@ -102,3 +102,11 @@ class Upstream:
         """Listen no more."""
         self.hang_up()
         self._listener.close()
+
+
+def unused_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -63,6 +63,10 @@ class Wire:
     def fileno(self) -> int:
         return self.socket.fileno()
 
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from here on, as the server."""
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+
     # -- sending -----------------------------------------------------------------------------------------------
 
     def send(self, *pieces: bytes) -> None:
