@@ -1,16 +1,17 @@
 """The body of a request on its way upstream, as it arrives.
 
 First it is looked at: pieces are held back while ``look`` wants to see more. Then it waits, unread, until a
-connection is there. Then every piece goes on at once. If all of it has arrived by the time it is started, it is
-given away in one piece and can be given again; once streaming has begun it cannot.
+connection is there. Then every piece goes on at the upstream's pace. A small body that is all there when it is
+started is given away in one piece, and can be given again; once streaming has begun it cannot.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
@@ -20,6 +21,9 @@ from llmproxy.core import framing
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
 from llmproxy.wire.server import Discard, Request
+
+IN_ONE_PIECE_BYTES = 64 * 1024
+"""Up to here a body that is all there is joined and written with the head; a larger one is not copied together."""
 
 
 @implementer(IBodyProducer)
@@ -47,7 +51,8 @@ class Upload:
         self._looked = looked
         self._broken = broken
         self._looking = True
-        self._held: list[bytes] = []
+        self._held: deque[bytes] = deque()
+        self._paused = False
         self._consumer: Any = None
         self._done: Deferred[None] | None = None
         self._started = False
@@ -59,11 +64,11 @@ class Upload:
 
     @property
     def data(self) -> bytes | None:
-        """The whole body, if all of it is here and none of it has been streamed."""
-        if self._started or not self.complete:
+        """The whole body, if all of it is here, none of it has been streamed, and it is small."""
+        if self._started or not self.complete or self.received_bytes > IN_ONE_PIECE_BYTES:
             return None
         if len(self._held) > 1:
-            self._held = [b"".join(self._held)]
+            self._held = deque([b"".join(self._held)])
         return self._held[0] if self._held else b""
 
     # -- BodyReceiver ----------------------------------------------------------------------------------------
@@ -71,7 +76,7 @@ class Upload:
     def body_received(self, data: bytes) -> None:
         """A piece from the caller."""
         self.received_bytes += len(data)
-        if self._consumer is not None:
+        if self._consumer is not None and not self._held:
             self._consumer.write(data)
             return
         self._held.append(data)
@@ -79,17 +84,15 @@ class Upload:
             self.complete = True
         if self._looking and (self._look is None or self._look(data)):
             self._seen()
-        if not self._looking and self._consumer is None and not self.complete:
+        if not self._looking and self._held and not self.complete:
             self._request.pause_body()
 
     def body_complete(self, trailers: Fields) -> None:
         """The caller has sent all of it."""
         self.complete = True
         self.trailers = f.trailers(trailers)
-        if self._done is not None:
-            done, self._done = self._done, None
-            self._consumer = None
-            done.callback(None)
+        if self._consumer is not None:
+            self._drain()
         elif self._looking:
             self._seen()
 
@@ -107,24 +110,36 @@ class Upload:
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         """Write what is held, then every piece as it comes; fires when the body has ended."""
         self._started = True
-        held, self._held = self._held, []
-        for data in held:
-            consumer.write(data)
-        if self.complete:
-            return succeed(None)
         self._consumer = consumer
-        done: Deferred[None] = Deferred()
-        self._done = done
-        self._request.resume_body()
+        done = self._done = Deferred()
+        self._drain()
         return done
+
+    def _drain(self) -> None:
+        """Write what is held at the upstream's pace; then the caller may go on, or the body is over."""
+        held = self._held
+        while held and not self._paused and self._consumer is not None:
+            self._consumer.write(held.popleft())
+        if held or self._consumer is None:
+            return
+        if self.complete:
+            done, self._done = self._done, None
+            self._consumer = None
+            if done is not None:
+                done.callback(None)
+        elif not self._paused:
+            self._request.resume_body()
 
     def pauseProducing(self) -> None:
         """The upstream does not take more now."""
+        self._paused = True
         self._request.pause_body()
 
     def resumeProducing(self) -> None:
         """The upstream takes more."""
-        self._request.resume_body()
+        self._paused = False
+        if self._consumer is not None:
+            self._drain()
 
     def stopProducing(self) -> None:
         """The upstream wants no more of it; what the caller still sends is dropped."""

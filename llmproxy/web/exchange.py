@@ -349,7 +349,7 @@ class Exchange:
             "route": self.route_name or None,
             "method": request.method.decode("latin-1"),
             "path": caller.path(request.path),
-            "model": self.model or ("unknown" if self._peek is not None else None),
+            "model": self.model or ("unknown" if self._upload is not None else None),
             "stream_requested": self.stream_requested,
             "streamed": self.streamed,
             "status": request.status or None,

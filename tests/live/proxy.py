@@ -42,7 +42,11 @@ class Proxy:
     """A running proxy.
 
     :ivar directory: its TMPDIR, which should stay empty.
+    :ivar address: where it listens, if that is a TCP port.
+    :ivar banner: what it said when it began to listen.
     """
+
+    banner = ""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, directory: Path, tls: ssl.SSLContext | None) -> None:
         self._process = process
@@ -59,9 +63,10 @@ class Proxy:
             return any("listening on" in str(each.get("message", "")) for each in self.events())
 
         wait_until(listens)
-        banner = next(each["message"] for each in self.events() if "listening on" in str(each.get("message", "")))
-        host, _, port = banner.partition("listening on ")[2].partition(";")[0].rpartition(":")
-        self.address = (host, int(port))
+        self.banner = next(each["message"] for each in self.events() if "listening on" in str(each.get("message", "")))
+        host, _, port = self.banner.partition("listening on ")[2].partition(";")[0].rpartition(":")
+        if port.isdigit():
+            self.address = (host if host[:1] != "[" else HOST, int(port))
 
     def connect(self, *, receive_buffer_bytes: int = 0) -> Wire:
         """A new connection of a caller."""
@@ -140,29 +145,17 @@ class Proxy:
             self._process.kill()
 
 
-def program(*arguments: str, env: Mapping[str, str], stdout: Any, stderr: Any = subprocess.STDOUT) -> subprocess.Popen[bytes]:
-    """``python -m llmproxy run`` with these arguments."""
-    return subprocess.Popen(
-        (sys.executable, "-m", "llmproxy", "run", *arguments),
-        cwd=ROOT,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-    )
-
-
 @contextlib.contextmanager
 def running_proxy(
     config: Mapping[str, Any],
     *,
     port: str = ANY_PORT,
     tls: ssl.SSLContext | None = None,
-    faults_are_meant: bool = False,
     **variables: str,
 ) -> Iterator[Proxy]:
     """A proxy with this configuration, for as long as the block runs.
 
+    :param port: the option --port; empty for none.
     :param tls: what its callers trust, if it listens on a TLS endpoint.
     :param variables: environment variables.
 
@@ -175,15 +168,19 @@ def running_proxy(
         settings.write_text(json.dumps({"state_dir": home, **config}))  # JSON is YAML
         log = Path(home, "log")
         with log.open("wb") as output:
-            process = program(
-                "--config", str(settings), "--port", port, env=environment(directory, **variables), stdout=output
+            process = subprocess.Popen(
+                (sys.executable, "-m", "llmproxy", "run", "--config", settings, *(("--port", port) if port else ())),
+                cwd=ROOT,
+                env=environment(directory, **variables),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
         proxy = Proxy(process, log, directory, tls)
         try:
             proxy.wait_until_listening()
             yield proxy
-            if not faults_are_meant:
-                proxy_is_well(proxy)
+            proxy_is_well(proxy)
             assert proxy.stop() in (0, -signal.SIGTERM)  # Twisted ends by the signal that it was sent
         finally:
             process.kill()

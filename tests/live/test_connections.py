@@ -130,9 +130,12 @@ def test_each_origin_has_its_own(stage: Stage) -> None:
 
 def test_pool_size(impatient: Stage) -> None:
     """No more idle connections are kept than the configuration says."""
-    callers = [impatient.sends(get()) for _ in range(POOL_SIZE + 2)]
-    for caller, upstream in callers:
+    callers = []
+    for _ in range(POOL_SIZE + 2):
+        caller, upstream = impatient.sends(get())
         upstream.read_message()
+        callers.append((caller, upstream))
+    for caller, upstream in callers:
         upstream.send(OK)
         assert caller.read_message().body == b"ok"
     closed = [upstream.is_closed_within(0.2) for _, upstream in callers]
@@ -170,8 +173,8 @@ def test_unasked_bytes_on_an_idle_connection(either_stage: Stage) -> None:
     """What a provider says on an idle connection is nobody's answer."""
     upstream = ask(either_stage, either_stage.caller(), get())
     upstream.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\n\r\nEVIL")
-    assert either_stage.is_served()
     assert upstream.is_closed_within(1.0)
+    assert either_stage.is_served()
 
 
 def test_an_answer_before_the_question(stage: Stage) -> None:
