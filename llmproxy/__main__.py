@@ -18,11 +18,11 @@ class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaint is one line, without the usage in front of it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help tells more)\n")
+        self.exit(1, f"{self.prog}: {message} ({self.prog} --help tells more)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 1 when it failed, 2 when it was asked for wrongly."""
+    """Run one command. Returns the exit code: 0, or 1 when it failed or was asked for wrongly."""
     parser = _arguments()
     given = parser.parse_args(argv)
     command: Callable[[argparse.Namespace, Mapping[str, str]], int] = given.command

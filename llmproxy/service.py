@@ -111,4 +111,5 @@ def _why_not(reason: Failure) -> str:
         where = f"port {error.port}" if isinstance(error.port, int) else str(error.port)
         cause = getattr(error.socketError, "strerror", None) or str(error.socketError)
         return f"cannot listen on {where}: {cause}"
-    return f"cannot listen: {error or type(error).__name__}"
+    cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"cannot listen: {cause}"

@@ -53,6 +53,7 @@ class Options(UsageOptions):
 
     :ivar config: the configuration, once the options were parsed.
     :ivar log_path: the file to log to; None for standard output.
+    :ivar daemon: whether twistd goes into the background.
     :ivar own_log: whether twistd was given a log of its own choice (``--logger``, ``--syslog``).
     """
 
@@ -70,6 +71,7 @@ class Options(UsageOptions):
     config: Config
     listen: int | str
     log_path: str | None = None
+    daemon = False
     own_log = False
 
     def parseOptions(self, options: Any = None) -> None:
@@ -97,7 +99,8 @@ class Options(UsageOptions):
         self.own_log = bool(parent.get("logger") or parent.get("syslog"))
         if parent.get("logfile") not in (None, "-"):
             self.log_path = os.path.abspath(parent["logfile"])
-        elif parent and not parent.get("nodaemon"):
+        self.daemon = bool(parent) and not parent.get("nodaemon")
+        if self.daemon and self.log_path is None:
             self.log_path = os.path.abspath("twistd.log")
 
     def opt_version(self) -> NoReturn:
@@ -174,7 +177,7 @@ def makeService(options: Options) -> MultiService:
         lambda: assemble(config, os.environ, write_access),
         listening_endpoint(options.listen),
         banner,
-        _refuse,
+        _refuse_from_background if options.daemon else _refuse,
         observer.flush,
     )
     services = LoggedServices(None if options.own_log else observer)
@@ -316,6 +319,11 @@ def _log_writer(path: str | None) -> Callable[[bytes], object]:
         return os.write(opened[0], data)
 
     return write
+
+
+def _refuse_from_background(text: str) -> NoReturn:
+    """A daemon has no standard error: twistd's parent process tells of the exception, and ends with status 1."""
+    raise StartError(text)
 
 
 def _log_access(record: AccessRecord) -> None:

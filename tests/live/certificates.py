@@ -58,7 +58,9 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         issuer, issuer_key = (subject, key) if self_signed else (self._name, self._key)
         builder = self._builder(issuer, subject, key, days=0 if expired else 2)
-        builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
+        )
         signed = builder.sign(issuer_key, hashes.SHA256())
         certificate_file = self._directory / f"{file_name}.pem"
         key_file = self._directory / f"{file_name}.key"

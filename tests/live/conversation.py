@@ -14,7 +14,9 @@ STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-E
 END = b"0\r\n\r\n"
 
 
-def request(method: bytes, target: bytes, *lines: bytes, body: bytes | None = None, host: bytes = b"proxy.test") -> bytes:
+def request(
+    method: bytes, target: bytes, *lines: bytes, body: bytes | None = None, host: bytes = b"proxy.test"
+) -> bytes:
     """A request's bytes; with a ``body`` its length is the last header line."""
     if body is not None:
         lines = (*lines, b"Content-Length: %d" % len(body))
@@ -73,7 +75,9 @@ class Stage:
         """What a caller gets when the upstream answers with ``data``."""
         return self.exchange((ask or get(),), data, bodyless=bodyless)[1]
 
-    def exchange(self, ask: Iterable[bytes], reply: Iterable[bytes], *, bodyless: bool = False) -> tuple[Message, Message]:
+    def exchange(
+        self, ask: Iterable[bytes], reply: Iterable[bytes], *, bodyless: bool = False
+    ) -> tuple[Message, Message]:
         """The request as it reached the upstream, and the answer as it reached the caller."""
         caller, upstream = self.sends(*ask)
         arrived = upstream.read_message()

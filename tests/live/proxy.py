@@ -48,7 +48,9 @@ class Proxy:
 
     banner = ""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, directory: Path, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, directory: Path, tls: ssl.SSLContext | None
+    ) -> None:
         self._process = process
         self._log = log
         self._tls = tls

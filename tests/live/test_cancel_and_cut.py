@@ -267,7 +267,12 @@ def test_upstream_cut_for_http_1_0(stage: Stage) -> None:
 
 def test_upstream_that_speaks_no_http(stage: Stage) -> None:
     """What is no answer becomes a 502 of ours, and its connection is not used again."""
-    for garbage in (b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 99 No\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x16\x03\x01\x02\x00"):
+    for garbage in (
+        b"SSH-2.0-OpenSSH_9\r\n",
+        b"HTTP/1.1 99 No\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+    ):
         caller, upstream = stage.sends(STREAM)
         upstream.read_message()
         upstream.send(garbage)
@@ -304,7 +309,9 @@ def test_slow_reader(stage: Stage) -> None:
     with stage.proxy.memory_bounded(4 * MIB):
         taken = upstream.fill(piece, limit_bytes=256 * MIB)
     assert taken < 64 * MIB  # what the sockets of both sides hold
-    stop = threading.Thread(target=upstream.send, args=(piece[taken % len(piece) :] if taken % len(piece) else b"", END))
+    stop = threading.Thread(
+        target=upstream.send, args=(piece[taken % len(piece) :] if taken % len(piece) else b"", END)
+    )
     stop.start()
     body = caller.read_message().body
     stop.join(LIMIT_S)

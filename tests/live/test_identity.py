@@ -102,7 +102,9 @@ def test_routes(stage: Stage, target: bytes, arrives: bytes) -> None:
     assert stage.arrives(get(target)).start == b"GET " + arrives + b" HTTP/1.1"
 
 
-@pytest.mark.parametrize("target", [b"/openaiX/v1", b"/openai", b"/openai?/v1", b"/OPENAI/v1", b"/v1/models", b"//openai/v1"])
+@pytest.mark.parametrize(
+    "target", [b"/openaiX/v1", b"/openai", b"/openai?/v1", b"/OPENAI/v1", b"/v1/models", b"//openai/v1"]
+)
 def test_no_route(stage: Stage, target: bytes) -> None:
     """A path that only looks like a provider's gets the proxy's own 404, and no provider hears of it."""
     caller = stage.caller()
@@ -112,7 +114,9 @@ def test_no_route(stage: Stage, target: bytes) -> None:
     assert stage.upstream.is_untouched(0.02)
 
 
-@pytest.mark.parametrize("target", [b"http://evil.test/openai/v1/x", b"openai/v1/x", b"/openai/v1/\xc3\xa9", b"/openai/a#b"])
+@pytest.mark.parametrize(
+    "target", [b"http://evil.test/openai/v1/x", b"openai/v1/x", b"/openai/v1/\xc3\xa9", b"/openai/a#b"]
+)
 def test_no_target(stage: Stage, target: bytes) -> None:
     """What is not the path of a request is refused, never repaired, and never chooses where a request goes."""
     caller = stage.caller()
@@ -345,7 +349,7 @@ def test_answer_fields(stage: Stage) -> None:
         b"X-Empty: ",
         b"X-High: \xe9\xff",
         b"Content-Type: application/json; charset=utf-8",
-        b"alt-svc: h3=\":443\"",
+        b'alt-svc: h3=":443"',
         b"X-Accel-Buffering: yes",
     ]
     returned = stage.returns(answer(*lines))
@@ -377,7 +381,7 @@ def test_answer_hop_by_hop(stage: Stage) -> None:
 def test_content_encoding(stage: Stage, coding: bytes) -> None:
     """A coded body is passed on as it is: neither its bytes nor what is said about them changes."""
     body = gzip.compress(b"hello " * 100)
-    returned = stage.returns(answer(b"Content-Encoding: " + coding, b"ETag: \"1\"", body=body))
+    returned = stage.returns(answer(b"Content-Encoding: " + coding, b'ETag: "1"', body=body))
     assert (returned.body, returned.value("content-encoding")) == (body, coding)
 
 
@@ -544,11 +548,13 @@ def test_h2c_with_chunks(stage: Stage) -> None:
 
 _token = st.text("abcxyzABCXYZ0189!#$%&'*+-.^_`|~", min_size=1, max_size=12).map(str.encode)
 _name = _token.filter(
-    lambda name: not re.fullmatch(
-        rb"(?i)(access-control-|x-llm-proxy-).*|x-goog-upload-(control-)?url|x-accel-buffering|host|expect|origin"
-        rb"|connection|keep-alive|proxy-(connection|authenticate|authorization)|te|upgrade"
-        rb"|content-(length|type|encoding)|transfer-encoding",
-        name,
+    lambda name: (
+        not re.fullmatch(
+            rb"(?i)(access-control-|x-llm-proxy-).*|x-goog-upload-(control-)?url|x-accel-buffering|host|expect|origin"
+            rb"|connection|keep-alive|proxy-(connection|authenticate|authorization)|te|upgrade"
+            rb"|content-(length|type|encoding)|transfer-encoding",
+            name,
+        )
     )
 )
 _value = st.binary(max_size=20).map(

@@ -180,7 +180,11 @@ def test_cors_for_one_origin(public: Stage) -> None:
 
 def test_accel_buffering(stage: Stage) -> None:
     """Event streams, and nothing else, ask an nginx in front not to gather them."""
-    for content_type, value in ((b"text/event-stream", b"no"), (b"Text/Event-Stream;charset=utf-8", b"no"), (b"text/plain", None)):
+    for content_type, value in (
+        (b"text/event-stream", b"no"),
+        (b"Text/Event-Stream;charset=utf-8", b"no"),
+        (b"text/plain", None),
+    ):
         returned = stage.returns(answer(b"Content-Type: " + content_type))
         assert returned.value("x-accel-buffering") == value
 
