@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -128,13 +128,12 @@ class Origin:
         outgoing = self._outgoing(method, target, headers, bodyProducer, progress)
         connection = self._take()
         if connection is None:
-            return cast("Deferred[IResponse]", self._on_new_connection(outgoing, progress))
+            return self._on_new_connection(outgoing, progress)
         if progress is not None:
             progress.sent_at = self._clock.seconds()
         self._busy.add(connection)
-        result = connection.request(outgoing)
-        result.addErrback(self._send_again, outgoing, progress)
-        return cast("Deferred[IResponse]", result)
+        result: Deferred[Any] = connection.request(outgoing)
+        return result.addErrback(self._send_again, outgoing, progress)
 
     def _outgoing(
         self,
@@ -166,7 +165,7 @@ class Origin:
 
     # -- connections -----------------------------------------------------------------------------------------
 
-    def _on_new_connection(self, outgoing: OutgoingRequest, progress: Progress | None) -> Deferred[Response]:
+    def _on_new_connection(self, outgoing: OutgoingRequest, progress: Progress | None) -> Deferred[Any]:
         begun = self._clock.seconds()
         dialled = self._dialer.dial(self._make)
 
@@ -175,12 +174,12 @@ class Origin:
             if progress is not None:
                 progress.connect_s = now - begun
                 progress.sent_at = now
-            fresh = cast(ClientConnection, connection)
+            fresh: Any = connection
             self._busy.add(fresh)
             self._start_sweep()
-            return fresh.request(outgoing)
+            return fresh.request(outgoing)  # type: ignore[no-any-return]
 
-        return cast("Deferred[Response]", dialled.addCallback(connected))
+        return dialled.addCallback(connected)
 
     def _make(self) -> ClientConnection:
         limits = self._limits

@@ -6,7 +6,7 @@ answer can miss them, and each request's end is told to its exchange from here, 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -46,8 +46,8 @@ class ProxyRequest(Request):
     site: ProxySite  # type: ignore[assignment]
 
     def _admit(self) -> Exchange:
-        channel = cast(ProxyChannel, self.channel)
-        site = self.site = cast(ProxySite, channel.site)
+        channel: Any = self.channel  # a ProxyChannel, whose site is a ProxySite
+        site = self.site = channel.site
         self.caller = channel.caller
         self.exchange = Exchange(self, site.context)
         return self.exchange

@@ -229,6 +229,7 @@ class ClientConnection(Protocol):
     """
 
     is_quiet: Callable[[], bool]
+    _writer: Writer
 
     def __init__(
         self,
@@ -248,7 +249,6 @@ class ClientConnection(Protocol):
         self.idle_since = 0.0
         self.closed = False
         self._parser: Any = None
-        self._writer: Writer | None = None
         self._outgoing: OutgoingRequest | None = None
         self._result: Deferred[Response] | None = None
         self._response: Response | None = None
@@ -348,7 +348,7 @@ class ClientConnection(Protocol):
     @property
     def sent_bytes(self) -> int:
         """Bytes of the present request that were handed to the socket."""
-        return self._writer.sent_bytes - self._sent_before if self._writer is not None else 0
+        return self._writer.sent_bytes - self._sent_before
 
     @property
     def busy(self) -> bool:
@@ -361,7 +361,7 @@ class ClientConnection(Protocol):
         Cancelling it drops the connection.
         """
         head = outgoing.head
-        writer = cast(Writer, self._writer)
+        writer = self._writer
         self.served += 1
         self._outgoing = outgoing
         self._sent_before = writer.sent_bytes
@@ -406,7 +406,7 @@ class ClientConnection(Protocol):
             return
         if outgoing.chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        cast(Writer, self._writer).write(data)
+        self._writer.write(data)
 
     def _upload_done(self, _: object) -> None:
         outgoing = self._outgoing
@@ -415,7 +415,7 @@ class ClientConnection(Protocol):
         self._uploading = False
         cast(Any, self.transport).unregisterProducer()
         if outgoing.chunked:
-            cast(Writer, self._writer).write(f.serialize_trailers(getattr(outgoing.body, "trailers", [])))
+            self._writer.write(f.serialize_trailers(getattr(outgoing.body, "trailers", [])))
         self._sent()
 
     def _upload_failed(self, reason: Failure) -> None:
@@ -460,7 +460,11 @@ class ClientConnection(Protocol):
             return
         if self._in_head:
             self._fields.append((name, value))
-            f.add_to_index(self._index, name, value)
+            lower = name.lower()
+            if lower in self._index:
+                f.add_to_index(self._index, name, value)
+            else:  # as add_to_index does; this is called for every field of every message
+                self._index[lower] = value.strip(b" \t")
         else:
             self._trailers.append((name, value))
 

@@ -201,13 +201,16 @@ class Request(server.Request):
 
     def process(self) -> None:
         """Find the resource for the path and render it. Called once, when the head is in."""
-        channel = cast(Channel, self.channel)
+        channel = self.channel
+        if channel is None:
+            return
         self.site = channel.site  # type: ignore[assignment]
         self.prepath = []
         segments = self.path[1:].split(b"/")
         self.postpath = [unquote_to_bytes(s) for s in segments] if b"%" in self.path else segments
         self._continue_owed = (
-            not self.body_done
+            b"expect" in self.index
+            and not self.body_done
             and self.clientproto == b"HTTP/1.1"
             and b"100-continue" in f.tokens(self.index.get(b"expect"))
         )
@@ -471,6 +474,7 @@ class Channel(Protocol):
     """
 
     _log = Logger()
+    _writer: Writer
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -479,7 +483,6 @@ class Channel(Protocol):
         self._arriving: Request | None = None
         self._waiting: deque[Request] = deque()
         self._producer: IPushProducer | None = None
-        self._writer: Writer | None = None
         self._method = b""
         self._target = b""
         self._fields: Fields = []
@@ -601,7 +604,11 @@ class Channel(Protocol):
             return
         if self._in_head:
             self._fields.append((name, value))
-            f.add_to_index(self._index, name, value)
+            lower = name.lower()
+            if lower in self._index:
+                f.add_to_index(self._index, name, value)
+            else:  # as add_to_index does; this is called for every field of every message
+                self._index[lower] = value.strip(b" \t")
         else:
             self._trailers.append((name, value))
 
@@ -685,7 +692,7 @@ class Channel(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes to the caller, now as far as the kernel takes them."""
-        if self._writer is not None and not self._closing:
+        if not self._closing:
             self._writer.write(data)
 
     def answered(self, request: Request) -> None:
