@@ -112,4 +112,6 @@ def _why_not(reason: Failure) -> str:
         cause = getattr(error.socketError, "strerror", None) or str(error.socketError)
         return f"cannot listen on {where}: {cause}"
     cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"cannot listen: {cause}"
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    name = path.decode("utf-8", "replace") if isinstance(path, bytes) else path
+    return f"cannot listen on {name}: {cause}" if name else f"cannot listen: {cause}"

@@ -77,14 +77,14 @@ class _Watch(NamedTuple):
 
     leaves: frozenset[Path]
     inner: frozenset[Path]
-    typed: Mapping[Path, msgspec.json.Decoder[msgspec.Struct]]
+    typed: Mapping[Path, tuple[msgspec.json.Decoder[msgspec.Struct], tuple[Path, ...]]]
     decoders: Mapping[Path, msgspec.json.Decoder[msgspec.Struct]]
 
 
 def _watch(user_path: Path) -> _Watch:
     leaves = _WATCHED | {user_path} if user_path else _WATCHED
     inner = _ENTERED.union(user_path[:end] for end in range(1, len(user_path)))
-    typed: dict[Path, msgspec.json.Decoder[msgspec.Struct]] = {}
+    typed: dict[Path, tuple[msgspec.json.Decoder[msgspec.Struct], tuple[Path, ...]]] = {}
     decoders: dict[Path, msgspec.json.Decoder[msgspec.Struct]] = {}
     if any(_NO_FIELD_NAME.search(name) for name in user_path):
         return _Watch(leaves, inner, typed, decoders)  # msgspec takes no such name: the scan does
@@ -95,7 +95,8 @@ def _watch(user_path: Path) -> _Watch:
             attribute: msgspec.Raw if (*prefix, name) in inner else _TYPES.get((*prefix, name), str)
             for attribute, name in names.items()
         }
-        typed[prefix] = _decoder(names, {attribute: kind | None for attribute, kind in types.items()})
+        decoder = _decoder(names, {attribute: kind | None for attribute, kind in types.items()})
+        typed[prefix] = decoder, tuple((*prefix, name) for name in names.values())
         decoders[prefix] = _decoder(names, dict.fromkeys(names, msgspec.Raw))
     return _Watch(leaves, inner, MappingProxyType(typed), MappingProxyType(decoders))
 
@@ -230,14 +231,14 @@ class BodyPeek:
 
     def _take_typed(self, data: bytes | msgspec.Raw, prefix: Path) -> None:
         # The decoder skips at the speed of C what has no name here: a conversation is never made into objects.
-        found = self._typed[prefix].decode(data)
-        for attribute, name in zip(found.__struct_fields__, found.__struct_encode_fields__, strict=True):
-            value = getattr(found, attribute)
-            if type(value) is msgspec.Raw:
-                if bytes(value).lstrip()[:1] == b"{":
-                    self._take_typed(value, (*prefix, name))
-            elif value is not msgspec.UNSET:
-                self._values[(*prefix, name)] = value
+        decoder, paths = self._typed[prefix]
+        for path, value in zip(paths, msgspec.structs.astuple(decoder.decode(data)), strict=True):
+            if value is msgspec.UNSET:
+                continue
+            if type(value) is not msgspec.Raw:
+                self._values[path] = value
+            elif bytes(value).lstrip()[:1] == b"{":
+                self._take_typed(value, path)
 
     def _take_members(self, data: bytes, prefix: Path) -> None:
         found = self._decoders[prefix].decode(data)

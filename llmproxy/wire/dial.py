@@ -73,19 +73,18 @@ def proxy_for(host: str, environ: Mapping[str, str]) -> HttpProxy | None:
     exempt = environ.get("no_proxy") or environ.get("NO_PROXY")
     if exempt and _is_exempt(host, exempt):
         return None
-    parts = urlsplit(value if "://" in value else "http://" + value)
     try:
-        port = parts.port
+        parts = urlsplit(value if "://" in value else "http://" + value)
+        host_and_port = parts.hostname, parts.port
     except ValueError:
-        port = None
-        parts = parts._replace(scheme="")
-    if parts.scheme != "http" or not parts.hostname:
+        host_and_port = None, None
+    if not host_and_port[0] or parts.scheme != "http":
         raise ValueError("HTTPS_PROXY must be an http:// URL with a host and a port")
     authorization = None
     if parts.username is not None:
         user = unquote(parts.username) + ":" + unquote(parts.password or "")
         authorization = b"Basic " + base64.b64encode(user.encode())
-    return HttpProxy(parts.hostname, port or 80, authorization)
+    return HttpProxy(host_and_port[0], host_and_port[1] or 80, authorization)
 
 
 def _is_exempt(host: str, exempt: str) -> bool:
