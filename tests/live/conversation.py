@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tests.live.proxy import Proxy
 from tests.live.upstream import Upstream
@@ -34,6 +35,10 @@ def post(body: bytes = b"{}", target: bytes = b"/openai/v1/chat/completions", *l
     return request(b"POST", target, *lines, body=body)
 
 
+STREAM = post(b'{"model":"m","stream":true}')
+"""A request for a stream of events."""
+
+
 def answer(*lines: bytes, status: bytes = b"200 OK", body: bytes | None = b"ok") -> bytes:
     """An answer's bytes; with a ``body`` its length is the last header line."""
     if body is not None:
@@ -44,7 +49,7 @@ def answer(*lines: bytes, status: bytes = b"200 OK", body: bytes | None = b"ok")
 def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     """``data`` cut at these places (modulo its length)."""
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False) if start < end]
+    return [data[start:end] for start, end in pairwise(edges) if start < end]
 
 
 @dataclass
@@ -107,3 +112,13 @@ def without_added(message: Message) -> list[bytes]:
     for start in ADDED:
         assert sum(line.startswith(start) for line in message.lines) == 1, message.lines
     return [line for line in message.lines if not line.startswith(ADDED)]
+
+
+def error_of(message: Message) -> tuple[int, bytes | None, bytes | None]:
+    """Status, class and source of an error of ours."""
+    return message.status, message.value("x-llm-proxy-error-class"), message.value("x-llm-proxy-error-source")
+
+
+def id_of(message: Message) -> str:
+    """The proxy's id of an answer."""
+    return (message.value("x-llm-proxy-request-id") or b"").decode()

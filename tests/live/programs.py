@@ -33,10 +33,10 @@ def variables(directory: Path, **more: str) -> dict[str, str]:
     return environment(directory, PYTHONPATH=path, HOME=str(directory), **more)
 
 
-def refusal(directory: Path, *options: str, **more: str) -> list[str]:
-    """The lines on standard error when the proxy is started in ``directory`` and refuses, which it must.
+def refusals(directory: Path, *options: str, **more: str) -> list[list[str]]:
+    """The lines on standard error of each program when it is started in ``directory`` and refuses, which it must.
 
-    Both programs must exit with status 1, with the same lines, and with no word on standard output.
+    It must exit with status 1, and without a word on standard output.
     """
     started = [
         subprocess.Popen(
@@ -56,14 +56,16 @@ def refusal(directory: Path, *options: str, **more: str) -> list[str]:
         for process in started:
             process.kill()
     assert [(out, code) for out, _, code in said] == [("", 1)] * len(said), said
-    lines = [[_without_hint(line) for line in err.splitlines()] for _, err, _ in said]
-    assert lines[0] == lines[1]
-    assert all(line.startswith("llmproxy: ") for line in lines[0]), lines[0]
-    return lines[0]
+    lines = [err.splitlines() for _, err, _ in said]
+    assert all(line.startswith(("llmproxy: ", "llmproxy run: ")) for one in lines for line in one), lines
+    return lines
 
 
-def _without_hint(line: str) -> str:
-    return line.removesuffix(" (llmproxy run --help tells more)").removesuffix(" (llmproxy --help tells more)")
+def refusal(directory: Path, *options: str, **more: str) -> list[str]:
+    """The same where both programs must have the same words."""
+    one, other = refusals(directory, *options, **more)
+    assert one == other
+    return one
 
 
 class Program:

@@ -114,7 +114,7 @@ class Proxy:
 
     @contextlib.contextmanager
     def memory_bounded(self, more_bytes: int) -> Iterator[None]:
-        """Within this block, the process never holds ``more_bytes`` more than before it (proc(5): clear_refs, VmHWM)."""
+        """In this block, the process never holds ``more_bytes`` more than before it (proc(5): clear_refs, VmHWM)."""
         Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
         before = self._status_bytes("VmHWM:")
         yield

@@ -23,6 +23,7 @@ from tests.live.programs import (
     health,
     is_answered,
     refusal,
+    refusals,
     seconds_until_answered,
     started,
 )
@@ -33,10 +34,22 @@ MOST_BYTES = 64 * 1024 * 1024
 
 # -- refusals --------------------------------------------------------------------------------------------------------
 
-OPTIONS = {
+USAGE = {
     "an unknown option": (("--nope",), "--nope"),
-    "an argument": (("9002",), ""),
+    "an argument": (("9002",), "argument"),
     "an option without its value": (("--port",), "--port"),
+}
+
+
+@pytest.mark.parametrize(("options", "says"), USAGE.values(), ids=USAGE)
+def test_bad_usage(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    """Options that are none are one line, without a page of usage, and exit code 1."""
+    for lines in refusals(tmp_path, *options):
+        assert len(lines) == 1
+        assert says in lines[0]
+
+
+OPTIONS = {
     "a port that is too large": (("--port", "99999"), "99999"),
     "an empty port": (("--port=",), "port ''"),
     "a negative port": (("--port=-1",), "'-1'"),
@@ -54,7 +67,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize(("options", "says"), OPTIONS.values(), ids=OPTIONS)
 def test_bad_options(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
-    """A wrong option, or one that cannot be followed, is one line that names it, and exit code 1."""
+    """An option that cannot be followed is one line that names it, and exit code 1."""
     lines = refusal(tmp_path, *options)
     assert len(lines) == 1
     assert says in lines[0]
@@ -312,11 +325,12 @@ def test_daemon(tmp_path: Path) -> None:
     assert not is_answered((HOST, port))
 
 
-def test_daemon_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("port", ["{port}", "tcp:{port}:interface=127.0.0.1"])
+def test_daemon_refused(tmp_path: Path, port: str) -> None:
     """There is never a daemon without its port: the command ends, with a status and a line that say so."""
     with socket.create_server((HOST, 0)) as other:
         taken = other.getsockname()[1]
-        code, output = daemonise(tmp_path, "--port", f"tcp:{taken}:interface={HOST}")
+        code, output = daemonise(tmp_path, "--port", port.format(port=taken))
     assert code == 1
     assert f"cannot listen on port {taken}: Address already in use" in output
     assert "Traceback" not in output

@@ -79,7 +79,7 @@ class Wire:
         self.send(chunk(data))
 
     def fill(self, piece: bytes, for_s: float = 0.3, limit_bytes: int = 1 << 40) -> int:
-        """Send ``piece`` again and again until nothing more is taken for ``for_s``; returns the bytes that were taken."""
+        """Send ``piece`` again and again until nothing more is taken for ``for_s``; returns the bytes taken."""
         taken = 0
         self.socket.settimeout(for_s)
         try:
