@@ -356,10 +356,10 @@ class Exchange:
             "request_bytes": self._upload.received_bytes if self._upload is not None else 0,
             "response_bytes": request.sent_body_bytes,
             "chunks": relay.chunks if relay is not None else 0,
-            "ttfb_ms": _ms(self._answer_at - began) if self._answer_at else None,
-            "connect_ms": _ms(progress.connect_s) if progress.connect_s is not None else None,
-            "overhead_ms": _ms(max(own, 0.0)),
-            "duration_ms": _ms(now - began),
+            "ttfb_ms": int((self._answer_at - began) * 1e6) / 1000 if self._answer_at else None,
+            "connect_ms": int(progress.connect_s * 1e6) / 1000 if progress.connect_s is not None else None,
+            "overhead_ms": int(max(own, 0.0) * 1e6) / 1000,
+            "duration_ms": int((now - began) * 1e6) / 1000,
             "end_reason": end_reason,
             "phase": self.phase,
             "sdk": caller.sdk(request.index.get(b"user-agent")),
@@ -367,7 +367,3 @@ class Exchange:
             "error_class": self.error_class or None,
             "client": client,
         }
-
-
-def _ms(seconds: float) -> float:
-    return int(seconds * 1e6) / 1000

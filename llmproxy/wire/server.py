@@ -522,7 +522,9 @@ class Channel(Protocol):
         if self._in_head:
             self._head_bytes += len(data)
         try:
-            self._feed(data)
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed_after_upgrade(data, upgrade)
         except httptools.HttpParserError as error:
             if self._refusal is None:
                 self._refusal = self._refusal_for(error)
@@ -551,18 +553,25 @@ class Channel(Protocol):
 
     # -- parsing ---------------------------------------------------------------------------------------------
 
-    def _feed(self, data: bytes) -> None:
-        while data:
+    def _feed_after_upgrade(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> None:
+        """llhttp has stopped at the head of a request with ``Connection: upgrade``: go on behind it.
+
+        We are not changing protocols: a server MAY ignore Upgrade (RFC 9110 7.8), and then the body, if any, follows
+        as announced.
+        """
+        while True:
+            data = data[upgrade.args[0] :]
+            self._after_upgrade()
+            if not data or self._refusal is not None or self._deaf:
+                return
             try:
                 self._parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as upgrade:
-                # llhttp stops at the head of a request with "Connection: upgrade". We are not changing protocols:
-                # a server MAY ignore Upgrade (RFC 9110 7.8), and then the body, if any, follows as announced.
-                data = data[upgrade.args[0] :]
-                self._after_upgrade()
-                if self._refusal is not None or self._deaf:
-                    return
+            except httptools.HttpParserUpgrade as another:
+                upgrade = another
+            except httptools.HttpParserError as error:
+                self._refusal = self._refusal or self._refusal_for(error)
+                return
 
     def _after_upgrade(self) -> None:
         self._upgrade = False
@@ -572,6 +581,7 @@ class Channel(Protocol):
             return
         if request.body_done:
             self._arriving = None
+            self._in_head = True
             return
         # The new parser is told how the body ends with a head of our own; its callbacks are not ours to hear.
         self._primed = True

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_MODULE = '''
+_MODULE = """
 import socket, time
 
 ADDRESSES = {addresses!r}
@@ -30,7 +30,7 @@ def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):
     ]
 
 socket.getaddrinfo = getaddrinfo
-'''
+"""
 
 
 def python_path(

@@ -82,6 +82,11 @@ class Proxy:
         return Wire(caller)
 
     @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    @property
     def host(self) -> bytes:
         """What a caller writes into Host."""
         return b"%b:%d" % (self.address[0].encode(), self.address[1])

@@ -27,7 +27,7 @@ _name = _token.filter(
 # that look alike must not meet.
 _bytes = st.text(st.characters(max_codepoint=255), max_size=400).map(lambda text: text.encode("latin-1"))
 _value = st.text(
-    st.characters(max_codepoint=255, exclude_categories=("Cc",), include_characters="\t\x80\x9f"), max_size=20
+    st.characters(max_codepoint=255, exclude_categories=["Cc"], include_characters="\t\x80\x9f"), max_size=20
 ).map(lambda text: text.encode("latin-1").strip(b" \t"))
 _lines = st.lists(st.tuples(_name, _value).map(lambda pair: pair[0] + b": " + pair[1]), max_size=8)
 _cuts = st.lists(st.integers(0, 2000), max_size=6)

@@ -159,7 +159,7 @@ def test_no_pool_and_a_forward_proxy() -> None:
         "providers": {"openai": {"base_url": upstream.url}, "anthropic": {"base_url": "https://far.test"}},
         "upstream": {"pool_size": 0},
     }
-    password = "canary-p@ss"  # noqa: S105 - of nobody
+    password = "canary-p@ss"
     credentials = base64.b64encode(f"canary-user:{password}".encode())
     url = f"http://canary-user:canary-p%40ss@{HOST}:{forward.port}"
     with running_proxy(config, HTTPS_PROXY=url, LOG_LEVEL="debug") as proxy:

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -34,11 +34,13 @@ ENDPOINTS: Final = {
 }
 KINDS: Final = tuple(ENDPOINTS)
 
-CERTIFICATES: Final[dict[str, dict[str, Any]]] = {
-    "self-signed": {"names": (NAME,), "self_signed": True},
-    "wrong-name": {"names": ("provider.test", "127.0.0.1")},
-    "expired": {"names": (NAME,), "expired": True},
+CERTIFICATES: Final[dict[str, tuple[tuple[str, ...], dict[str, bool]]]] = {
+    "self-signed": ((NAME,), {"self_signed": True}),
+    "wrong-name": (("provider.test", "127.0.0.1"), {}),
+    "expired": ((NAME,), {"expired": True}),
 }
+"""Names and faults of certificates that are not to be trusted."""
+
 STEPS: Final = ("cut", "stall", "no-tls")
 
 
@@ -81,8 +83,8 @@ def _world(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
     plain = Upstream()
     bad = {
         **{
-            name: Upstream(authority.server_context(name, *what["names"], **{k: v for k, v in what.items() if k != "names"}))
-            for name, what in CERTIFICATES.items()
+            name: Upstream(authority.server_context(name, *names, **wrong))
+            for name, (names, wrong) in CERTIFICATES.items()
         },
         **{name: Upstream() for name in STEPS},
     }
@@ -117,7 +119,9 @@ def _world(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
     }
     with running_proxy(config, PYTHONPATH=path) as proxy:
         yield World(Stage(proxy, good), plain, bad, server_names)
-    for each in (good, plain, *bad.values(), *full, *silent_first):
+    for upstream in (good, plain, *bad.values()):
+        upstream.close()
+    for each in (*full, *silent_first):
         each.close()
 
 
@@ -213,7 +217,7 @@ def test_no_handshake(world: World, name: str) -> None:
         if name == "no-tls":
             connected.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         connected.shutdown(socket.SHUT_WR)
-        rest = bytearray()
+        rest = b""
         try:
             while data := connected.recv(65_536):
                 rest += data
@@ -246,7 +250,7 @@ def test_stalled_handshake(world: World) -> None:
 
 @pytest.mark.parametrize("name", [b"second", b"second-of-six", b"behind-silence"])
 def test_all_addresses_are_tried(world: World, name: bytes) -> None:
-    """If the first addresses of a name refuse or do not answer, the next one serves, well within the time to connect."""
+    """If the first addresses of a name refuse or do not answer, the next one serves, within the time to connect."""
     caller = world.stage.caller()
     began = time.monotonic()
     caller.send(post(b"{}", b"/%b/v1/x" % name))
@@ -255,7 +259,7 @@ def test_all_addresses_are_tried(world: World, name: bytes) -> None:
 
 
 def test_slow_names_hold_up_nobody(world: World) -> None:
-    """While the resolver is slow with one name, however many ask for it, other providers are connected to and served."""
+    """While the resolver is slow with a name, however many ask for it, other providers are served."""
     waiting = []
     began = time.monotonic()
     for _ in range(30):

@@ -59,12 +59,18 @@ class Upstream:
         return wire
 
     def receive(self) -> Wire:
-        """The connection on which the next request comes: a new one, or one that was kept."""
+        """The connection on which the next request comes: a new one, or one that was kept.
+
+        Not one that it was called for before, as long as nothing was answered there.
+        """
         deadline_s = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline_s:
-            for wire in [wire for wire in self.connections if wire.poll(0)]:
+            self.connections = [wire for wire in self.connections if wire.fileno() >= 0]  # a test may have closed one
+            free = [wire for wire in self.connections if not wire.owes_answer]
+            for wire in [wire for wire in free if wire.poll(0)]:
                 try:
                     if wire.look():
+                        wire.owes_answer = True
                         return wire
                 except (ConnectionError, ssl.SSLError):
                     pass
@@ -72,7 +78,7 @@ class Upstream:
             if not self.is_untouched(0):
                 self.accept()
             else:
-                self._poll(self._listener, *self.connections).poll(100)
+                self._poll(self._listener, *free).poll(100)
         raise TimeoutError("no request reached the upstream")
 
     def is_untouched(self, for_s: float = 0.15) -> bool:

@@ -51,7 +51,13 @@ class Message:
 
 
 class Wire:
-    """A connected socket. Whatever waits longer than LIMIT_S raises TimeoutError."""
+    """A connected socket. Whatever waits longer than LIMIT_S raises TimeoutError.
+
+    :ivar ended: whether the other end has closed the connection, and all that it sent was received.
+    :ivar owes_answer: whether a request came of which a test knows, and nothing was sent since.
+    """
+
+    owes_answer = False
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -71,6 +77,7 @@ class Wire:
 
     def send(self, *pieces: bytes) -> None:
         """Send each piece with a system call of its own."""
+        self.owes_answer = False
         for piece in pieces:
             self.socket.sendall(piece)
 

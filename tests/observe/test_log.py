@@ -298,7 +298,7 @@ class Batches(_Case):
 
         reactor = Reactor()
         observer = LogObserver(self.writer, reactor)
-        thread = Thread(target=observer.access, args=(_ACCESS,))
+        thread = Thread(target=observer, args=({"log_level": LogLevel.info, "access": _ACCESS},))
         thread.start()
         thread.join()
         self.assertEqual(reactor.getDelayedCalls(), [])
