@@ -114,4 +114,5 @@ def _why_not(reason: Failure) -> str:
     cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
     path = getattr(error, "filename2", None) or getattr(error, "filename", None)
     name = path.decode("utf-8", "replace") if isinstance(path, bytes) else path
-    return f"cannot listen on {name}: {cause}" if name else f"cannot listen: {cause}"
+    # A UNIX socket is locked first, by a file of that name; the operator wrote the socket's.
+    return f"cannot listen on {name.removesuffix('.lock')}: {cause}" if name else f"cannot listen: {cause}"

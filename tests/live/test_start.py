@@ -59,7 +59,7 @@ OPTIONS = {
     "an endpoint with an unknown word": (("--port", "tcp:0:nope=1"), "nope"),
     "a key that is not there": (("--port", "ssl:0:privateKey=/nope/key.pem"), "/nope/key.pem"),
     "an address of somebody else": (("--port", "tcp:0:interface=192.0.2.1"), "assign"),
-    "a folder that is not there": (("--port", "unix:/nope/socket"), "cannot listen on /nope/socket: No such file"),
+    "a folder that is not there": (("--port", "unix:/nope/socket"), "cannot listen on /nope/socket"),
     "a file that is not there": (("--config", "nope.yml"), "nope.yml: cannot be read: No such file or directory"),
     "an environment that is not there": (("--environment", "nope"), "nope.yml"),
 }

@@ -67,15 +67,13 @@ class Upstream:
         while time.monotonic() < deadline_s:
             self.connections = [wire for wire in self.connections if wire.fileno() >= 0]  # a test may have closed one
             free = [wire for wire in self.connections if not wire.owes_answer]
-            for wire in [wire for wire in free if wire.poll(0)]:
-                try:
-                    if wire.look():
-                        wire.owes_answer = True
-                        return wire
-                except (ConnectionError, ssl.SSLError):
-                    pass
-                self.forget(wire)
-            if not self.is_untouched(0):
+            speaking = next((wire for wire in free if wire.poll(0)), None)
+            if speaking is not None:
+                if self._asks(speaking):
+                    speaking.owes_answer = True
+                    return speaking
+                self.forget(speaking)
+            elif not self.is_untouched(0):
                 self.accept()
             else:
                 self._poll(self._listener, *free).poll(100)
@@ -84,6 +82,14 @@ class Upstream:
     def is_untouched(self, for_s: float = 0.15) -> bool:
         """Whether no new connection comes for ``for_s``."""
         return not self._poll(self._listener).poll(for_s * 1000)
+
+    @staticmethod
+    def _asks(wire: Wire) -> bool:
+        """Whether there is more on this connection than its end."""
+        try:
+            return wire.look()
+        except (ConnectionError, ssl.SSLError):
+            return False
 
     @staticmethod
     def _poll(*ends: socket.socket | Wire) -> select.poll:
