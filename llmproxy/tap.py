@@ -6,8 +6,11 @@ what it needs.
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
+import select
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
@@ -164,6 +167,7 @@ def makeService(options: Options) -> MultiService:
     observer = LogObserver(
         _log_writer(options.log_path), reactor, format=_log_format(config, options.log_path), level=config.log.level
     )
+    atexit.register(observer.flush)  # what Twisted says after the last service has stopped
     files = ", ".join(config.files) or "built-in defaults"
 
     # Our own observer takes the record directly: the way through the publisher costs more than writing the line.
@@ -308,15 +312,50 @@ def _log_format(config: Config, log_path: str | None) -> str:
 
 
 def _log_writer(path: str | None) -> Callable[[bytes], object]:
-    """Writes to standard output itself: twistd puts its own log in the place of ``sys.stdout``."""
-    if path is None:
-        return lambda data: os.write(1, data)
-    opened: list[int] = []
+    """Where the log goes: the file at ``path``, or standard output itself, as twistd puts its own log in the place
+    of ``sys.stdout``."""
+    return _to_file(path) if path is not None else _to_descriptor(1)
 
-    def write(data: bytes) -> object:
-        if not opened:
-            opened.append(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
-        return os.write(opened[0], data)
+
+def _to_descriptor(descriptor: int) -> Callable[[bytes], object]:
+    """Writes as much as the reader takes now, and never waits for one: the reactor would wait with it.
+
+    A pipe or a terminal may be shared with other programs, so it is not made non-blocking. Instead it is asked before
+    each piece whether it has room; then it has room for PIPE_BUF bytes (pipe(7)).
+    """
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return lambda data: os.write(descriptor, data)
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+
+    def write(data: bytes) -> int:
+        written = 0
+        while written < len(data) and poller.poll(0):
+            written += os.write(descriptor, data[written : written + select.PIPE_BUF])
+        return written
+
+    return write
+
+
+def _to_file(path: str) -> Callable[[bytes], object]:
+    """Appends to a file that is opened when first written to, and anew when it was renamed or removed meanwhile."""
+    descriptor = -1
+
+    def is_still_there() -> bool:
+        try:
+            there, ours = os.stat(path), os.fstat(descriptor)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def write(data: bytes) -> int:
+        nonlocal descriptor
+        if not is_still_there():
+            opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            if descriptor >= 0:
+                os.close(descriptor)
+            descriptor = opened
+        return os.write(descriptor, data)
 
     return write
 

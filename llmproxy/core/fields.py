@@ -38,7 +38,9 @@ NEVER_NAMED: Final = frozenset({b"content-length", b"host", b"content-type", b"d
 _CONNECTION_WORDS: Final = frozenset({b"close"})
 
 TRAILER_FORBIDDEN: Final = HOP_BY_HOP | {
+    b"api-key",
     b"authorization",
+    b"cookie",
     b"content-encoding",
     b"content-length",
     b"content-range",
@@ -48,6 +50,8 @@ TRAILER_FORBIDDEN: Final = HOP_BY_HOP | {
     b"max-forwards",
     b"set-cookie",
     b"trailer",
+    b"x-api-key",
+    b"x-goog-api-key",
 }
 """RFC 9110 6.5.1: a trailer must not carry framing, routing, authentication or the meaning of the content."""
 
@@ -133,11 +137,20 @@ def end_to_end(
     return kept
 
 
-def trailers(fields: Fields) -> Fields:
-    """The trailer fields that may be passed on (RFC 9110 6.5.1 and 6.5.2)."""
+def trailers(fields: Fields, drop: frozenset[bytes] = frozenset(), prefixes: tuple[bytes, ...] = ()) -> Fields:
+    """The trailer fields that may be passed on (RFC 9110 6.5.1 and 6.5.2).
+
+    :param drop: lower-case names that may not, besides :data:`TRAILER_FORBIDDEN`.
+    :param prefixes: beginnings of lower-case names that may not.
+    """
     if not fields:
         return fields
-    return [pair for pair in fields if pair[0].lower() not in TRAILER_FORBIDDEN]
+    kept: Fields = []
+    for pair in fields:
+        lower = pair[0].lower()
+        if lower not in TRAILER_FORBIDDEN and lower not in drop and not lower.startswith(prefixes):
+            kept.append(pair)
+    return kept
 
 
 def is_token(name: bytes) -> bool:

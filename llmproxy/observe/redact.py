@@ -27,20 +27,15 @@ _SIGNS: Final = (
     "sk-",
     "gsk_",
     "xai-",
-    "AIza",
-    "AQ.",
+    "aiza",
+    "aq.",
     "ya29.",
     "api-key",
-    "ookie",
-    "COOKIE",
+    "cookie",
     "earer ",
     "asic ",
     "key=",
     "oken=",
-    "BEARER",
-    "BASIC",
-    "KEY",
-    "Key",
 )
 _SIGNS_AS_BYTES: Final = tuple(sign.encode() for sign in _SIGNS)
 
@@ -52,16 +47,18 @@ def without_keys(text: bytes) -> bytes:
     `ya29.`), and the places `Bearer`, `Basic`, `key=`, `api_key=`, `access_token=`, `x-api-key:` and their
     like. No quote, backslash or control character is ever replaced, so JSON stays JSON.
     """
+    lowered = text.lower()
     for sign in _SIGNS_AS_BYTES:
-        if sign in text:
+        if sign in lowered:
             return _KEY.sub(_masked, text)
     return text
 
 
 def may_hold_key(text: str) -> bool:
     """Whether `without_keys` could find something in this text: quick, and never wrong with no."""
+    lowered = text.lower()
     for sign in _SIGNS:  # noqa: SIM110 - any() and a generator would take three times as long
-        if sign in text:
+        if sign in lowered:
             return True
     return False
 

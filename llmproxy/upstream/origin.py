@@ -28,7 +28,7 @@ from llmproxy.core import fields as f
 from llmproxy.core.fields import Fields
 from llmproxy.core.target import is_origin_form
 from llmproxy.wire.client import ClientConnection, NeverAnswered, OutgoingRequest, Response
-from llmproxy.wire.dial import Dialer
+from llmproxy.wire.dial import CONNECT, Dialer, DialError
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 SWEEP_S: Final = 1.0
@@ -175,6 +175,9 @@ class Origin:
                 progress.connect_s = now - begun
                 progress.sent_at = now
             fresh: Any = connection
+            if self._closed:
+                fresh.abort()
+                raise DialError(CONNECT, "the proxy is stopping")
             self._busy.add(fresh)
             self._start_sweep()
             return fresh.request(outgoing)  # type: ignore[no-any-return]

@@ -26,6 +26,9 @@ IN_ONE_PIECE_BYTES = 64 * 1024
 """Up to here a body that is all there is joined and written with the head; a larger one is not copied together."""
 
 
+SMALL_BYTES = 4096
+
+
 @implementer(IBodyProducer)
 class Upload:
     """Receives the body from a :class:`~llmproxy.wire.server.Request` and produces it for a client connection.
@@ -34,6 +37,7 @@ class Upload:
     :param look: gets every piece while it returns False; True means that it has seen enough. None: nothing to see.
     :param looked: called once when ``look`` has seen enough or the body has ended.
     :param broken: called if the rest of the body is malformed.
+    :param keep_trailers: picks the trailer fields that may be passed on.
     :ivar length: bytes, or UNKNOWN_LENGTH for a chunked body.
     :ivar received_bytes: bytes of the body that have arrived.
     :ivar trailers: trailer fields that may be passed on, known once the body has ended.
@@ -45,13 +49,15 @@ class Upload:
         look: Callable[[bytes], bool] | None,
         looked: Callable[[], None],
         broken: Callable[[FramingError], None],
+        keep_trailers: Callable[[Fields], Fields] = f.trailers,
     ) -> None:
         self._request = request
         self._look = look
         self._looked = looked
         self._broken = broken
+        self._keep_trailers = keep_trailers
         self._looking = True
-        self._held: deque[bytes] = deque()
+        self._held: deque[bytes | bytearray] = deque()
         self._paused = False
         self._consumer: Any = None
         self._done: Deferred[None] | None = None
@@ -69,7 +75,7 @@ class Upload:
             return None
         if len(self._held) > 1:
             self._held = deque([b"".join(self._held)])
-        return self._held[0] if self._held else b""
+        return bytes(self._held[0]) if self._held else b""
 
     # -- BodyReceiver ----------------------------------------------------------------------------------------
 
@@ -79,7 +85,7 @@ class Upload:
         if self._consumer is not None and not self._held:
             self._consumer.write(data)
             return
-        self._held.append(data)
+        self._hold(data)
         if self.received_bytes == self.length:
             self.complete = True
         if self._looking and (self._look is None or self._look(data)):
@@ -87,10 +93,21 @@ class Upload:
         if not self._looking and self._held and not self.complete:
             self._request.pause_body()
 
+    def _hold(self, data: bytes) -> None:
+        held = self._held
+        if held and len(data) < SMALL_BYTES and len(held[-1]) < SMALL_BYTES:
+            # Many small chunks would cost many times their size as objects of their own.
+            last = held[-1]
+            if not isinstance(last, bytearray):
+                last = held[-1] = bytearray(last)
+            last += data
+        else:
+            held.append(data)
+
     def body_complete(self, trailers: Fields) -> None:
         """The caller has sent all of it."""
         self.complete = True
-        self.trailers = f.trailers(trailers)
+        self.trailers = self._keep_trailers(trailers)
         if self._consumer is not None:
             self._drain()
         elif self._looking:
@@ -119,7 +136,7 @@ class Upload:
         """Write what is held at the upstream's pace; then the caller may go on, or the body is over."""
         held = self._held
         while held and not self._paused and self._consumer is not None:
-            self._consumer.write(held.popleft())
+            self._consumer.write(bytes(held.popleft()))
         if held or self._consumer is None:
             return
         if self.complete:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from llmproxy.config.model import Config
 from llmproxy.core import fields as f
+from llmproxy.core.fields import Fields
 from llmproxy.core.identity import CredentialIds
 from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import Provider
@@ -70,6 +71,10 @@ class Context:
         object.__setattr__(self, "request_drop", f.HOP_BY_HOP | {b"expect"} | identity)
         object.__setattr__(self, "request_prefixes", own)
         object.__setattr__(self, "response_prefixes", own + self.cors.prefixes)
+
+    def request_trailers(self, fields: Fields) -> Fields:
+        """The trailer fields of a request that may be passed on."""
+        return f.trailers(fields, self.request_drop, self.request_prefixes)
 
 
 def request_ids(process_id: bytes) -> Callable[[], str]:

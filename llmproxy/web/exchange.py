@@ -76,6 +76,7 @@ class Exchange:
     error_class = ""
     upstream_request_id = ""
     _settled = False
+    _end_reason = EndReason.OK
     _peek: BodyPeek | None = None
     _upload: Upload | None = None
     _answer_at = 0.0
@@ -112,7 +113,7 @@ class Exchange:
         if b"content-encoding" not in request.index:
             self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
             look = self._peek.feed
-        self._upload = Upload(request, look, self._forward, self.body_broken)
+        self._upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
         request.receive_body(self._upload)
 
     def _refuse_websocket(self) -> None:
@@ -145,7 +146,7 @@ class Exchange:
             self.model = model_in_path(self.route.provider, self.rest)
         self.phase = CONNECTING
         self._ready_at = self.context.now()
-        self._progress.on_interim = self.request.write_interim
+        self._progress.on_interim = self._pass_on_interim
         route = self.route
         headers = RawHeaders(self._request_fields(route), self._progress)
         url = route.root + route.provider.upstream_target(self._upstream_rest())
@@ -175,6 +176,9 @@ class Exchange:
         if switches.via:
             fields.append((b"Via", self.request.clientproto[5:] + b" llmproxy"))
         return fields
+
+    def _pass_on_interim(self, status: int, reason: bytes, fields: Fields) -> None:
+        self.request.write_interim(status, reason, f.end_to_end(fields, prefixes=self.context.response_prefixes))
 
     # -- the answer ------------------------------------------------------------------------------------------
 
@@ -223,8 +227,8 @@ class Exchange:
         if self._settled or response is None:
             return
         if isinstance(reason.value, ResponseDone | PotentialDataLoss):
-            self.phase = DONE
-            self.request.finish_with(f.trailers(response.trailers))
+            context = self.context
+            self.request.finish_with(f.trailers(response.trailers, prefixes=context.response_prefixes))
             self.settle(EndReason.OK)
         else:
             self.request.abort()
@@ -256,6 +260,7 @@ class Exchange:
         if self._settled:
             return
         self.error_class = error.error_class.name
+        self._end_reason = error.error_class.end_reason
         if self.request.head_written:
             self.request.abort()
         else:
@@ -291,10 +296,10 @@ class Exchange:
         self._drop_upstream()
 
     def finished(self) -> None:
-        """An answer that did not come from a provider is complete."""
-        if self.route is None and not self.error_class:
+        """The answer is complete, whoever gave it."""
+        if not self.error_class:
             self.phase = DONE
-            self.settle(EndReason.OK)
+        self.settle(self._end_reason)
 
     def _drop_upstream(self) -> None:
         if self._pending is not None:

@@ -84,13 +84,11 @@ class ProxyRequest(Request):
             fields.append((b"X-LLM-Proxy-Request-ID", exchange.request_id.encode("ascii")))
         super().write_head(status, reason, fields)
 
-    def finish_with(self, trailers: Fields) -> None:
-        """End the answer; the exchange is told."""
-        super().finish_with(trailers)
-        if "exchange" in self.__dict__:
-            exchange = self.exchange
-            del self.exchange  # nothing asks for it after a proper end, and the two would keep each other alive
-            exchange.finished()
+    def completed(self) -> None:
+        """The answer is out; the exchange is told."""
+        exchange = self.exchange
+        del self.exchange  # nothing asks for it after a proper end, and the two would keep each other alive
+        exchange.finished()
 
     def end_by_drain(self) -> None:
         """The proxy stops; a pipelined request that was never begun gets its event too."""

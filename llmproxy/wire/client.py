@@ -37,7 +37,10 @@ from llmproxy.wire.direct import Writer, quiet_check, writer_for
 READ_BYTES: Final = 32 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_INTERIM_ANSWERS: Final = 16
+MAX_EMPTY_BYTES: Final = 128 * 1024
+"""How much may come within a body that is no body: trailers and chunk extensions."""
 
+_NOT_IN_INTERIM: Final = f.HOP_BY_HOP | {b"content-length"}
 _DONE: Final = Failure(ResponseDone())
 _MAYBE_DONE: Final = Failure(PotentialDataLoss())
 
@@ -256,6 +259,7 @@ class ClientConnection(Protocol):
         self._sent_before = 0
         self._answer_begun = False
         self._head_bytes = 0
+        self._empty_bytes = 0
         self._interim = 0
         self._in_head = True
         self._interim_head = False
@@ -289,10 +293,12 @@ class ClientConnection(Protocol):
             self.abort()
             return
         self._answer_begun = True
-        if self._idle_timeout_s:
+        # An interim answer starts no clock: the caller may still be sending.
+        if self._idle_timeout_s and self._response is not None and not self._read_held:
             self.deadline = self._now() + self._idle_timeout_s
         if self._in_head:
             self._head_bytes += len(data)
+        self._empty_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -304,6 +310,8 @@ class ClientConnection(Protocol):
                 self._fail(_invalid(error))
         if self._failure is None and not self._complete and self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._fail(InvalidAnswer("the answer's header fields are too large"))
+        if self._failure is None and self._empty_bytes > MAX_EMPTY_BYTES and not self._in_head:
+            self._fail(InvalidAnswer("the answer's trailers or chunk extensions are too large"))
         if self._failure is not None:
             self.abort()
             return
@@ -396,7 +404,7 @@ class ClientConnection(Protocol):
         self.abort()
 
     def _sent(self) -> None:
-        if self._first_byte_timeout_s and not self._answer_begun:
+        if self._first_byte_timeout_s and self._response is None:
             self.deadline = self._now() + self._first_byte_timeout_s
 
     def write(self, data: bytes) -> None:
@@ -513,10 +521,13 @@ class ClientConnection(Protocol):
         elif self._interim > MAX_INTERIM_ANSWERS:
             self._fail(InvalidAnswer("too many interim answers"))
         elif status != 100 and outgoing.on_interim is not None:
-            outgoing.on_interim(status, self._reason, f.end_to_end(self._fields))
+            # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response with a status code
+            # of 1xx (Informational)".
+            outgoing.on_interim(status, self._reason, f.end_to_end(self._fields, _NOT_IN_INTERIM))
 
     def on_body(self, data: bytes) -> None:
         """llhttp: a piece of the body, without framing."""
+        self._empty_bytes = 0
         if self._complete:
             self._keep = False
         elif self._response is not None:
@@ -539,17 +550,20 @@ class ClientConnection(Protocol):
         outgoing, self._outgoing = self._outgoing, None
         self.deadline = None
         self._complete = False
-        if outgoing is not None and self._uploading:
-            # An early final answer. The rest of the upload is pointless, and the connection is in mid-request.
-            self._keep = False
-            self._stop_upload(outgoing)
+        abandoned = self._uploading or self._writer.pending
+        if abandoned:
+            # An early final answer. The rest of the upload is pointless, and the connection is in mid-request. It is
+            # dropped: a polite close would wait for an upstream to take the rest that does not read any more.
+            if outgoing is not None:
+                self._stop_upload(outgoing)
+            self.abort()
         if response is not None:
             response.trailers = self._trailers
         if self._keep and not self.closed:
             self.resume_reading()
             self.idle_since = self._now()
             self._on_idle(self)
-        else:
+        elif not abandoned:
             self.close()
         if response is not None:
             response.end(_DONE)

@@ -13,16 +13,16 @@ test names the Twisted version that it was read from.
 
 from __future__ import annotations
 
+import errno
 import select
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 
-_LEFT_STATES = frozenset((7, 8))
-"""TCP_CLOSE (reset) and TCP_CLOSE_WAIT (the other end has sent its FIN), from ``linux/tcp_states.h``."""
+_DEAD = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN))
+"""Errors after which nothing of what was given to ``send`` can have been, or will be, sent."""
 
 
 class Writer:
@@ -34,6 +34,11 @@ class Writer:
     def __init__(self, transport: ITransport) -> None:
         self._transport: Any = transport
         self.sent_bytes = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes wait in our own process; unknown, and so no, where there is no socket."""
+        return False
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``; the transport buffers what it cannot send."""
@@ -52,6 +57,12 @@ class DirectWriter(Writer):
         super().__init__(transport)
         self._send = transport.getHandle().send
 
+    @property
+    def pending(self) -> bool:
+        """Whether bytes wait in our own process for the socket to take them."""
+        transport = self._transport
+        return bool(transport._tempDataLen or len(transport.dataBuffer) > transport.offset)
+
     def write(self, data: bytes) -> None:
         """Send ``data`` now as far as the kernel takes it; the rest is queued in the transport.
 
@@ -62,6 +73,7 @@ class DirectWriter(Writer):
         if (
             transport.connected
             and not transport.disconnecting
+            and not transport._aborting
             and transport._tempDataLen == 0
             and len(transport.dataBuffer) == transport.offset
         ):
@@ -69,8 +81,10 @@ class DirectWriter(Writer):
                 taken = self._send(data)
             except BlockingIOError:
                 taken = 0
-            except OSError:
-                # Nothing was taken: sent_bytes stays. The transport meets the same error and tells of it.
+            except OSError as error:
+                # The transport meets the same error and tells of it; or, if it passes (ENOBUFS), sends the data.
+                if error.errno not in _DEAD:
+                    self.sent_bytes += len(data)
                 transport.write(data)
                 return
             self.sent_bytes += len(data)
@@ -100,7 +114,9 @@ def quiet_check(transport: Any) -> Callable[[], bool]:
     poller.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
 
     def is_quiet() -> bool:
-        return bool(connection.connected and not connection.disconnecting and not poller.poll(0))
+        return bool(
+            connection.connected and not connection.disconnecting and not connection._aborting and not poller.poll(0)
+        )
 
     return is_quiet
 
@@ -108,16 +124,15 @@ def quiet_check(transport: Any) -> Callable[[], bool]:
 def has_left(transport: Any) -> bool:
     """Whether the other end has closed a connection that we are not reading from.
 
-    The end stands behind the bytes that are not read yet, so only the kernel knows (``tcp(7)``, TCP_INFO).
+    The end stands behind the bytes that are not read yet, so only the kernel knows (``poll(2)``, POLLRDHUP). An end
+    that itself waits behind bytes for which we have no room is not seen by anybody.
     """
     connection = _socket_of(transport)
     if connection is None or not connection.connected:
         return False
-    try:
-        state = connection.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    except OSError:  # not TCP, or gone: the reactor says so by itself
-        return False
-    return state in _LEFT_STATES
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLRDHUP)
+    return bool(poller.poll(0))
 
 
 def _socket_of(transport: Any) -> Any:

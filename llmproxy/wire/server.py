@@ -25,7 +25,15 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer, IReactorTime, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IProtocolNegotiationFactory,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -44,6 +52,12 @@ from llmproxy.wire.direct import Writer, has_left, writer_for
 
 HIGH_WATER_BYTES = 32 * 1024
 """How much one connection reads at once, and how much may wait for a caller before the upstream is held back."""
+
+MAX_PIPELINED = 256
+"""How many requests may wait on one connection behind the one that is being answered."""
+
+MAX_EMPTY_BYTES = 128 * 1024
+"""How much may come within a body that is no body: trailers and chunk extensions."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """The largest head that is read; the next one is answered 431."""
@@ -424,10 +438,14 @@ class Request(server.Request):
         if self.body_done:
             self._receiver = None
         channel, self.channel = self.channel, None
-        if channel is not None:
-            channel.answered(self)
+        self.completed()
         for waiting in self.__dict__.pop("notifications", ()):
             waiting.callback(None)
+        if channel is not None:
+            channel.answered(self)
+
+    def completed(self) -> None:
+        """The answer has been written to its end; the next request of the connection has not begun. For subclasses."""
 
     def abort(self) -> None:
         """End the answer visibly unfinished: the connection closes without the last chunk or the missing bytes.
@@ -490,6 +508,9 @@ class Channel(Protocol):
         self._trailers: Fields = []
         self._in_head = True
         self._head_bytes = 0
+        self._empty_bytes = 0
+        self._advancing = False
+        self._ending = False
         self._upgrade = False
         self._primed = False
         self._reading_held = False
@@ -530,6 +551,10 @@ class Channel(Protocol):
                 self._refusal = self._refusal_for(error)
         if self._refusal is None and self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refusal = FramingError(431, "the header fields are too large")
+        if self._arriving is not None:
+            self._empty_bytes += len(data)
+            if self._refusal is None and self._empty_bytes > MAX_EMPTY_BYTES:
+                self._refusal = FramingError(431, "the trailers or chunk extensions are too large")
         if self._refusal is not None:
             self._refuse()
         elif self._waiting:
@@ -631,11 +656,15 @@ class Channel(Protocol):
         version = parser.get_http_version().encode("ascii")
         index = self._index
         self._in_head = False
-        too_large = self._head_bytes > MAX_HEAD_BYTES and f.size_bytes(self._fields) > MAX_HEAD_BYTES
+        too_large = (
+            self._head_bytes > MAX_HEAD_BYTES and f.size_bytes(self._fields) + len(self._target) > MAX_HEAD_BYTES
+        )
         self._head_bytes = 0
         try:
             if too_large:
                 raise FramingError(431, "the header fields are too large")
+            if len(self._waiting) >= MAX_PIPELINED:
+                raise FramingError(400, "too many requests were sent before the first was answered")
             body = framing.judge_request(method, self._target, version, index)
         except FramingError as error:
             self._refusal = error
@@ -652,6 +681,7 @@ class Channel(Protocol):
 
     def on_body(self, data: bytes) -> None:
         """llhttp: a piece of the body, without framing."""
+        self._empty_bytes = 0
         if self._arriving is not None and not self._deaf:
             self._arriving.body_arrived(data)
 
@@ -724,8 +754,14 @@ class Channel(Protocol):
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        if self._waiting:
-            self._begin(self._waiting.popleft())
+        if self._advancing:
+            return  # a request was answered on the spot: the loop below goes on
+        self._advancing = True
+        try:
+            while self._waiting and self._current is None and not self._ending:
+                self._begin(self._waiting.popleft())
+        finally:
+            self._advancing = False
         self.resume_reading()
 
     def _linger_over(self) -> None:
@@ -738,6 +774,7 @@ class Channel(Protocol):
         :param linger: the caller may still be sending. RFC 9112 9.6: closing at once could reset the connection and
             take the answer out of the caller's hands, so first only our side is closed, and what comes is dropped.
         """
+        self._ending = True
         if not linger:
             self.loseConnection()
             return
@@ -758,7 +795,7 @@ class Channel(Protocol):
 
     def loseConnection(self) -> None:
         """Close the connection after what was written has been sent."""
-        self._closing = True
+        self._closing = self._ending = True
         self._deaf = True
         transport: Any = self.transport
         transport.unregisterProducer()
@@ -766,7 +803,7 @@ class Channel(Protocol):
 
     def abortConnection(self) -> None:
         """Reset the connection."""
-        self._closing = True
+        self._closing = self._ending = True
         self._deaf = True
         transport: Any = self.transport
         transport.abortConnection()
@@ -831,6 +868,7 @@ class Channel(Protocol):
         return ISSLTransport.providedBy(self.transport)
 
 
+@implementer(IProtocolNegotiationFactory)
 class Site(Factory):
     """A web site on :class:`Channel`: stands where ``twisted.web.server.Site`` stands.
 
@@ -849,7 +887,6 @@ class Site(Factory):
         self.channels: set[Channel] = set()
         self.held: set[Channel] = set()
         self._watching: Any = None
-        self.sessions: dict[bytes, Any] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> Channel:
         """A channel for one connection."""

@@ -107,24 +107,34 @@ class TlsClient(Protocol):
         self.ready.callback(self._inner)
 
     def _decrypt(self) -> None:
+        """Deliver all that one read holds in one piece, and only when it is known whether the upstream has closed.
+
+        A record delivered alone could complete an answer and bring the connection back to the pool while the next
+        record, which nobody asked for, is still here: it would be taken for the answer to somebody else.
+        """
+        pieces: list[bytes] = []
+        broken = False
         while True:
             try:
                 data = self._tls.read(READ_BYTES)
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLZeroReturnError:
-                self._closed_cleanly = True
-                cast(Any, self.transport).loseConnection()
-                break
+                data = b""
             except ssl.SSLError:
-                cast(Any, self.transport).abortConnection()
+                broken = True
                 break
             if not data:
                 self._closed_cleanly = True
-                cast(Any, self.transport).loseConnection()
                 break
-            self._inner.dataReceived(data)
+            pieces.append(data)
         self._flush()
+        if broken:
+            self.abortConnection()
+        elif self._closed_cleanly:
+            cast(Any, self.transport).loseConnection()
+        if pieces:
+            self._inner.dataReceived(b"".join(pieces))
 
     def _flush(self) -> None:
         data = self._outgoing.read()
@@ -136,7 +146,11 @@ class TlsClient(Protocol):
     def write(self, data: bytes) -> None:
         """Encrypt and send."""
         if not self.disconnecting:
-            self._tls.write(data)
+            try:
+                self._tls.write(data)
+            except ssl.SSLError:
+                self.abortConnection()
+                return
             self._flush()
 
     def writeSequence(self, data: Any) -> None:
