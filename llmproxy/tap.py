@@ -6,7 +6,6 @@ what it needs.
 
 from __future__ import annotations
 
-import atexit
 import os
 import resource
 import select
@@ -167,7 +166,6 @@ def makeService(options: Options) -> MultiService:
     observer = LogObserver(
         _log_writer(options.log_path), reactor, format=_log_format(config, options.log_path), level=config.log.level
     )
-    atexit.register(observer.flush)  # what Twisted says after the last service has stopped
     files = ", ".join(config.files) or "built-in defaults"
 
     # Our own observer takes the record directly: the way through the publisher costs more than writing the line.

@@ -315,7 +315,10 @@ class Exchange:
             return
         self._settled = True
         if self.context.config.log.access:
-            self.context.write_access(self._access_event(end_reason))
+            try:
+                self.context.write_access(self._access_event(end_reason))
+            except Exception:  # noqa: BLE001 - a log that cannot be written ends no connection
+                self._log.failure("the access event of {request_id} could not be written", request_id=self.request_id)
         # The circle is opened here, so that all of it is freed at once and the collector has nothing to look for.
         self._upload = self._relay = self._peek = None
         self._progress.on_interim = None
