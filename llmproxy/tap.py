@@ -7,6 +7,7 @@ what it needs.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import select
 import stat
@@ -48,6 +49,9 @@ from llmproxy.wire.tls import client_context
 reactor: Any = _reactor
 BACKLOG = 1024
 """Connections that the kernel keeps for us while we are busy; Twisted's default is 50."""
+
+
+_HOST_AND_PORT = re.compile(r"(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|[\w-]+(?:\.[\w-]+)+):\d+\Z")
 
 
 class Options(UsageOptions):
@@ -154,10 +158,14 @@ def listening_endpoint(listen: int | str) -> IStreamServerEndpoint:
     """
     if isinstance(listen, int):
         return AllInterfaces(listen)
+    if _HOST_AND_PORT.match(listen):
+        host, _, port = listen.rpartition(":")
+        raise ValueError(f"the port {listen!r} is a host and a port: write tcp:{port}:interface={host}")
     try:
         return serverFromString(reactor, listen)  # type: ignore[no-any-return]
-    except Exception as error:  # noqa: BLE001 - every endpoint plugin has errors of its own: a missing file, a bad keyword
-        raise ValueError(f"the port {listen!r} is neither a number nor an endpoint: {error}") from None
+    except Exception as error:  # noqa: BLE001 - every endpoint plugin has errors of its own
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"the port {listen!r} is no number, and as a Twisted endpoint it fails: {reason}") from None
 
 
 def makeService(options: Options) -> MultiService:
@@ -279,7 +287,7 @@ def _identity_secret(config: Config, environ: Mapping[str, str]) -> bytes:
     try:
         return load_or_create(identity_secret_file(config, environ))
     except IdentitySecretError as error:
-        raise StartError(f"{error}; or set LLM_PROXY_IDENTITY_SECRET") from None
+        raise StartError(str(error)) from None
 
 
 def _needs_tls(config: Config) -> bool:

@@ -252,7 +252,8 @@ class Caller:
     def _expect(self, what: str, response: http.client.HTTPResponse, status: int) -> None:
         if response.status != status:
             said = response.read().decode("utf-8", "replace").replace(self._key, "(the key)")
-            raise Failed(f"Asked for {what}, {self._subject.title} answered {response.status}: {said[:500]}")
+            who = "the proxy" if response.headers.get("X-LLM-Proxy-Error-Source") else self._subject.title
+            raise Failed(f"Asked for {what}, {who} answered {response.status}: {said[:500]}")
 
     def _print(self, what: str, text: str) -> None:
         print(f"  {what:8} {text}", flush=True)

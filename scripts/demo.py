@@ -82,7 +82,6 @@ def stream_one_answer(port: int) -> None:
 def run(port: int, simulator_port: int) -> None:
     """Start both, show them, and stay until one of them ends or somebody presses Ctrl-C."""
     environ = {
-        "PORT": str(port),
         "SIMULATOR_PORT": str(simulator_port),
         "LOG_FORMAT": os.environ.get("LOG_FORMAT") or "text",
     }
@@ -90,7 +89,9 @@ def run(port: int, simulator_port: int) -> None:
         simulate = ("simulate", "--port", str(simulator_port))
         simulator = Program("simulator", *simulate, port=simulator_port, environ={})
         stack.enter_context(running(simulator)).wait_until_ready()
-        proxy = Program("proxy", "run", "--config", CONFIG, port=port, environ=environ)
+        # On the loopback interface only: a demonstration is nobody else's business.
+        listen = ("--port", f"tcp:{port}:interface={LOOPBACK}")
+        proxy = Program("proxy", "run", "--config", CONFIG, *listen, port=port, environ=environ)
         stack.enter_context(running(proxy)).wait_until_ready("/health/ready")
         print(f"\n{LINES.format(host=LOOPBACK, port=port)}", flush=True)
         stream_one_answer(port)

@@ -69,7 +69,7 @@ _ALL = (
         431,
         PROXY,
         EndReason.BAD_REQUEST,
-        "The header fields of this request are larger than the proxy accepts. Send fewer or smaller ones.",
+        "The proxy takes 64 KiB of header fields at most, and this request has more. Send fewer or smaller ones.",
     ),
     ErrorClass(
         "expectation_failed",

@@ -105,6 +105,8 @@ def access_text(record: Mapping[str, Any], seconds: float) -> bytes:
         if value := record.get(name):
             words.append(f"{name}={value}")
     words.append(_word(record.get("path")))
+    if request_id := record.get("request_id"):
+        words.append(f"id={request_id}")
     return _text_line(" ".join(words))
 
 

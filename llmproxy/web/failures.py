@@ -59,5 +59,7 @@ def within_the_body(reason: Failure) -> EndReason:
 def refused(error: FramingError) -> ProxyError:
     """The error for a request that the framing rules refuse; its own sentence follows the class's."""
     error_class = _REFUSALS.get(error.status, errors.BAD_REQUEST)
+    if error_class is errors.HEADER_FIELDS_TOO_LARGE:
+        return ProxyError(error_class)
     text = str(error)
     return ProxyError(error_class, detail=text[:1].upper() + text[1:] + ".")

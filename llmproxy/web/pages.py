@@ -30,12 +30,12 @@ class NoRoute(Resource):
         return NOT_DONE_YET
 
 
-def unknown_route(context: Context) -> ProxyError:
-    """The 404, with the prefixes that would have led somewhere."""
+def unknown_route(context: Context, remark: str = "") -> ProxyError:
+    """The 404, with the prefixes that would have led somewhere; ``remark`` is a sentence to put before them."""
     prefixes = ", ".join(f"/{name}/" for name in context.routes)
     return ProxyError(
         errors.UNKNOWN_ROUTE,
-        detail=f"Paths begin with one of {prefixes} (or /meta/{{user}}/ before it); /health tells the state.",
+        detail=f"{remark} Paths begin with one of {prefixes} (or /meta/{{user}}/ before it); /health tells the state.".strip(),
     )
 
 

@@ -39,8 +39,11 @@ class ProviderResource(Resource):
         exchange = request.exchange
         route = exchange.context.routes.get(self._name)
         rest = after_segments(request.uri, self._segments)
-        if not rest or route is None:
+        if route is None:
             exchange.fail(unknown_route(exchange.context))
+        elif not rest:
+            # The prefix alone: what is missing is what follows it.
+            exchange.fail(unknown_route(exchange.context, f"A path must follow /{self._name}/."))
         else:
             exchange.route_name = self._name if self._meta_user is None else "meta/" + self._name
             exchange.forward_to(route, self._meta_user, rest)

@@ -113,7 +113,7 @@ class Lines(_Case):
         self.assertEqual(
             self.writer.text,
             f"{clock} 200 POST openai gpt-4o 1.24s first=0.31s in=512B out=4.5kB chunks=12 user=alice "
-            "/openai/v1/chat/completions\n"
+            "/openai/v1/chat/completions id=r1\n"
             f"{clock} - - - - 0.00s in=- out=- end=client_gone error_class=x -\n",
         )
 
