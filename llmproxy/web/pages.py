@@ -33,10 +33,8 @@ class NoRoute(Resource):
 def unknown_route(context: Context, remark: str = "") -> ProxyError:
     """The 404, with the prefixes that would have led somewhere; ``remark`` is a sentence to put before them."""
     prefixes = ", ".join(f"/{name}/" for name in context.routes)
-    return ProxyError(
-        errors.UNKNOWN_ROUTE,
-        detail=f"{remark} Paths begin with one of {prefixes} (or /meta/{{user}}/ before it); /health tells the state.".strip(),
-    )
+    ways = f"Paths begin with one of {prefixes} (or /meta/{{user}}/ before it); /health tells the state."
+    return ProxyError(errors.UNKNOWN_ROUTE, detail=f"{remark} {ways}" if remark else ways)
 
 
 def _answer(request: ProxyRequest, content_type: bytes, body: bytes) -> bytes | int:

@@ -341,5 +341,6 @@ def test_daemon_with_a_bad_configuration(tmp_path: Path) -> None:
     """A bad configuration is told before anything goes into the background."""
     code, output = daemonise(tmp_path, "--port", "foo:1")
     assert code == 1
-    assert output == "llmproxy: the port 'foo:1' is neither a number nor an endpoint: Unknown endpoint type: 'foo'\n"
+    reason = "is no number, and as a Twisted endpoint it fails: Unknown endpoint type: 'foo'"
+    assert output == f"llmproxy: the port 'foo:1' {reason}\n"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["output"]
