@@ -6,7 +6,6 @@ exit status 1, never a traceback and never a process that lives on without its p
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -79,7 +78,6 @@ class ProxyService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-        atexit.register(self._flush_log)  # Twisted says a few words after the last service has stopped
         self._log.info("{banner}", banner=self._banner(address_text(port.getHost())))
 
     def stopService(self) -> Deferred[None]:

@@ -188,7 +188,7 @@ def makeService(options: Options) -> MultiService:
         listening_endpoint(options.listen),
         banner,
         _refuse_from_background if options.daemon else _refuse,
-        observer.flush,
+        observer.close,
     )
     services = LoggedServices(None if options.own_log else observer)
     service.setServiceParent(services)

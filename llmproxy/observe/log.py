@@ -121,6 +121,11 @@ class LogObserver:
             count, self.dropped = self.dropped, 0
             self._take(self._event_line, _dropped_event(count), True)
 
+    def close(self) -> None:
+        """Write all that waits, and from now on every line at once: the timer is about to be stopped for good."""
+        self._batch = 1
+        self.flush()
+
     # -- making lines
 
     def _take(self, make: Callable[..., bytes], what: object, urgent: bool, seconds: float | None = None) -> None:

@@ -85,7 +85,10 @@ class Upload:
         if self._consumer is not None and not self._held:
             self._consumer.write(data)
             return
-        self._hold(data)
+        if self._held:
+            self._hold(data)
+        else:
+            self._held.append(data)
         if self.received_bytes == self.length:
             self.complete = True
         if self._looking and (self._look is None or self._look(data)):
@@ -95,7 +98,7 @@ class Upload:
 
     def _hold(self, data: bytes) -> None:
         held = self._held
-        if held and len(data) < SMALL_BYTES and len(held[-1]) < SMALL_BYTES:
+        if len(data) < SMALL_BYTES and len(held[-1]) < SMALL_BYTES:
             # Many small chunks would cost many times their size as objects of their own.
             last = held[-1]
             if not isinstance(last, bytearray):

@@ -71,7 +71,6 @@ class Exchange:
     rest = b""
     model: str | None = None
     stream_requested: bool | None = None
-    max_tokens: int | None = None
     streamed = False
     error_class = ""
     upstream_request_id = ""
@@ -141,7 +140,7 @@ class Exchange:
             return
         peek = self._peek
         if peek is not None:
-            self.model, self.stream_requested, self.max_tokens = peek.model, peek.stream, peek.max_tokens
+            self.model, self.stream_requested = peek.model, peek.stream
         if self.model is None:
             self.model = model_in_path(self.route.provider, self.rest)
         self.phase = CONNECTING
@@ -227,8 +226,10 @@ class Exchange:
         if self._settled or response is None:
             return
         if isinstance(reason.value, ResponseDone | PotentialDataLoss):
-            context = self.context
-            self.request.finish_with(f.trailers(response.trailers, prefixes=context.response_prefixes))
+            trailers = response.trailers
+            if trailers:
+                trailers = f.trailers(trailers, prefixes=self.context.response_prefixes)
+            self.request.finish_with(trailers)
             self.settle(EndReason.OK)
         else:
             self.request.abort()

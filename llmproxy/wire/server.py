@@ -48,7 +48,7 @@ from llmproxy.core import fields as f
 from llmproxy.core import framing
 from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import BodyFraming, FramingError
-from llmproxy.wire.direct import Writer, has_left, writer_for
+from llmproxy.wire.direct import has_left, writer_for
 
 HIGH_WATER_BYTES = 32 * 1024
 """How much one connection reads at once, and how much may wait for a caller before the upstream is held back."""
@@ -492,7 +492,7 @@ class Channel(Protocol):
     """
 
     _log = Logger()
-    _writer: Writer
+    _send: Callable[[bytes], None]
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -533,7 +533,7 @@ class Channel(Protocol):
                 pass
         transport.bufferSize = HIGH_WATER_BYTES
         transport.registerProducer(self, True)
-        self._writer = writer_for(transport)
+        self._send = writer_for(transport).write
         self.site.channels.add(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -733,7 +733,7 @@ class Channel(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes to the caller, now as far as the kernel takes them."""
         if not self._closing:
-            self._writer.write(data)
+            self._send(data)
 
     def answered(self, request: Request) -> None:
         """``request`` has its whole answer: go on to the next one, or close."""

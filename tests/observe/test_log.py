@@ -96,6 +96,19 @@ class Lines(_Case):
         self.assertEqual(set(third), set(second))
         self.assertTrue(self.writer.text.startswith('{"time":"2026-11-23T12:01:02.345Z","event":"access",'))
 
+    def test_keys_in_any_case(self) -> None:
+        """What a caller gives as a user is masked where it is a key or a cookie, however the word before it is
+        written."""
+        for user in ("bEARer abcdefghij", "BEARER abcdefghij", "bAsIc abcdefghij", "CoOkie: session=abcdefgh"):
+            for form in ("json", "text"):
+                self.setUp()
+                observer = self._made(form)
+                observer.access({**_ACCESS, "user": user})
+                observer.flush()
+                self.assertNotIn("abcdefgh", self.writer.text)
+                self.assertIn("***", self.writer.text)
+                self.assertIn("gpt-4o", self.writer.text)
+
     def test_own_time(self) -> None:
         """A record that has a time keeps it."""
         observer = self._made()

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionRefusedError as Refused
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer
 from zope.interface import implementer
@@ -285,6 +287,74 @@ class SendingAgain(_Case):
                 self.assertEqual(self.successResultOf(result).code, 200)
             else:
                 self.failureResultOf(result, NeverAnswered)
+
+
+class EarlyAnswers(_Case):
+    """Answers that come before the request is through."""
+
+    def test_to_a_body_that_is_not_taken(self) -> None:
+        """A provider that refuses a large body without reading it is left at once: its answer arrives, and neither the
+        connection nor what could not be sent is kept, as a polite close would wait for it to read the rest."""
+        for held in (True, False):
+            endpoint = _Sockets(self)
+            self.clock = Clock()
+            self.origin = self.on(endpoint)
+            result = self.ask(b"POST", body=_Body(b"x" * 20_000_000, held))
+            (pair,) = endpoint.pairs
+            pair.reactor.turn()
+            self.assertIn(pair.transport, pair.reactor.writers)
+            pair.far.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+            pair.reactor.turn()
+            response = self.successResultOf(result)
+            self.assertEqual(response.code, 413)
+            body = _Collected()
+            response.deliverBody(body)
+            self.assertEqual((body.content, body.ended), (b"no", True))
+            pair.reactor.turn()
+            self.assertFalse(pair.transport.connected)
+            self.assertEqual((pair.reactor.writers, pair.reactor.readers), (set(), set()))
+            self.assertEqual((self.origin._idle, self.origin._busy), ([], set()))
+            self.ask()
+            self.assertEqual(len(endpoint.pairs), 2)
+
+    def test_to_a_body_that_is_not_sent(self) -> None:
+        """The same while the caller has not sent all of it: the rest goes nowhere, and the connection is reset."""
+        body = _Unfinished()
+        result = self.ask(b"POST", body=body)
+        self.far().says(ok(b"no"))
+        self.assertEqual(self.successResultOf(result).code, 200)
+        self.far().turn()
+        self.assertTrue(self.far().was_reset)
+        self.assertTrue(body.stopped)
+        self.assertEqual((self.origin._idle, self.origin._busy), ([], set()))
+
+
+class _Collected(Protocol):
+    """What arrives of an answer."""
+
+    content = b""
+    ended = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.content += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended = reason.check(ResponseDone) is not None
+
+
+class _Unfinished(_Body):
+    """A body of which only the beginning comes."""
+
+    def __init__(self) -> None:
+        super().__init__(b"some", False, 100)
+        self.stopped = False
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._all)
+        return Deferred()
+
+    def stopProducing(self) -> None:
+        self.stopped = True
 
 
 class _Sockets:

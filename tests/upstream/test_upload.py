@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from hypothesis import given
@@ -126,6 +127,29 @@ class Looking(_Case):
         caller.turn()
         self.successResultOf(done)
         self.assertEqual(len(consumer.content), 500_000)
+
+
+class Holding(_Case):
+    """What a body costs while it is looked at."""
+
+    def test_a_million_tiny_chunks(self) -> None:
+        """A body that comes a byte or two at a time takes about as much memory as it is long, and arrives whole."""
+        caller, page = self.begin(lambda data: False)
+        caller.says(_chunked(b"x").partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        upload = page.upload
+        for _ in range(500_000):
+            upload.body_received(b"a")
+            upload.body_received(b"bc")
+        total = 1_500_000
+        self.assertEqual((page.looked, upload.received_bytes), (0, total))
+        held = upload._held
+        self.assertLess(sys.getsizeof(held) + sum(sys.getsizeof(piece) for piece in held), 1.3 * total)
+        self.assertLess(len(held), 1000)
+        upload.body_complete([])
+        consumer = _Consumer()
+        self.successResultOf(upload.startProducing(consumer))  # type: ignore[arg-type]
+        self.assertEqual(consumer.content, b"abc" * 500_000)
+        self.assertEqual({type(piece) for piece in consumer.pieces}, {bytes})
 
 
 class Producing(_Case):

@@ -123,6 +123,38 @@ class Whole(_Case):
         self.assertEqual(len(proxy.endpoints["openai"].connections), 2)
         self.assertTrue(proxy.provider().heard().startswith(b"GET /v1/next HTTP/1.1\r\n"))
 
+    def test_many_quick_answers_behind_a_slow_one(self) -> None:
+        """Two hundred health checks that wait behind one slow answer are all answered, in the order they were asked;
+        so are their lines in the log."""
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        caller.says(get("/openai/v1/slow") + get("/health/live") * 200)
+        self.assertEqual((caller.heard(), proxy.access), (b"", []))
+        proxy.provider().says(ok(b"slow"))
+        _, *heard = caller.heard().split(b"HTTP/1.1 200 OK\r\n")
+        self.assertEqual([head_and_body(each)[1] for each in heard], [b"slow"] + [b'{"status":"live"}'] * 200)
+        ids = [each.partition(b"X-LLM-Proxy-Request-ID: ")[2].partition(b"\r\n")[0].decode() for each in heard]
+        self.assertEqual(len(set(ids)), 201)
+        self.assertEqual([each["request_id"] for each in proxy.access], ids)
+        self.assertEqual({each["end_reason"] for each in proxy.access}, {"ok"})
+        self.assertEqual(self.flushLoggedErrors(), [])
+        caller.says(get("/health/live"))
+        self.assertEqual(answers(caller.heard()), 1)
+
+    def test_events_in_the_order_of_the_answers(self) -> None:
+        """Requests that were sent together have their lines in the log in the order in which they were answered,
+        whether a provider, the proxy itself or an error answers."""
+        paths = ["/openai/v1/a", "/health/live", "/nowhere", "/openai/v1/b", "/health/live", "/groq/openai/v1/c"]
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        caller.says(b"".join(get(path) for path in paths))
+        for name in ("openai", "openai", "groq"):
+            proxy.provider(name).says(ok())
+        self.assertEqual(answers(caller.heard()), len(paths))
+        self.assertEqual([each["path"] for each in proxy.access], paths)
+        ids = [each["request_id"] for each in proxy.access]
+        self.assertEqual(ids, sorted(ids))
+
     def test_log_switched_off(self) -> None:
         """`log.access: false` writes no access events."""
         proxy = ProxyInMemory(log=Log(access=False))
@@ -552,3 +584,29 @@ class Faults(_Case):
         self.assertTold(proxy, "proxy_error", "receiving", 500)
         caller.says(get("/health/live"))
         self.assertTrue(caller.heard().endswith(b'{"status":"live"}'))
+
+    def test_a_log_that_fails(self) -> None:
+        """If the log cannot be written, that is logged, and nobody's answer or connection suffers."""
+        proxy = ProxyInMemory()
+
+        def broken(_: object) -> None:
+            raise OSError("no space left")
+
+        object.__setattr__(proxy.context, "write_access", broken)
+        caller = proxy.caller()
+        caller.says(get("/openai/v1/a"))
+        proxy.provider().says(ok(b"first"))
+        self.assertTrue(caller.heard().endswith(b"\r\n\r\nfirst"))
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        caller.says(get("/health/live") + get("/nowhere") + get("/openai/v1/b"))
+        proxy.provider().says(ok(b"last"))
+        heard = caller.heard()
+        self.assertEqual(answers(heard), 3)
+        self.assertTrue(heard.endswith(b"\r\n\r\nlast"))
+        self.assertEqual((caller.closed, proxy.connections()), (False, 1))
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 3)
+        caller.says(get("/openai/v1/c"))
+        caller.ends()
+        self.assertTrue(proxy.provider().was_reset)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.assertEqual(self.flushLoggedErrors(), [])

@@ -188,6 +188,21 @@ class RequestBody(SynchronousTestCase):
         self.assertNotIn(b"ext=1", sent)
         self.assertEqual(_unchunked(sent), (b"".join(pieces), b"X-Sum: 1\r\n"))
 
+    def test_trailers(self) -> None:
+        """What may not pass at the head of a request may not pass behind its body either: words to the proxy, the
+        user where that is switched on, and keys, which belong at the head alone."""
+        ask = request("POST", "/openai/v1/x", b"Transfer-Encoding: chunked", b"Content-Type: a/b")
+        trailers = b"X-Sum: 1\r\nX-LLM-Proxy-Something: 1\r\nx-llm-proxy-other: 2\r\nX-API-Key: k\r\nX-User-ID: bob\r\n"
+        for together in (True, False):
+            for strip in (True, False):
+                proxy = ProxyInMemory(identity=Identity(strip=strip))
+                caller = proxy.caller()
+                body = chunked(b"hello", trailers=trailers)
+                caller.says(*((ask + body,) if together else (ask, body)))
+                sent = head_and_body(proxy.provider().heard())[1]
+                kept = b"X-Sum: 1\r\n" if strip else b"X-Sum: 1\r\nX-User-ID: bob\r\n"
+                self.assertEqual(sent, chunked(b"hello", trailers=kept))
+
     def test_as_it_arrives(self) -> None:
         """An upload reaches the provider while the caller still sends it."""
         proxy = ProxyInMemory()
@@ -303,6 +318,25 @@ class AnswerFields(SynchronousTestCase):
         )[1]
         self.assertEqual(field(answer, b"x-llm-proxy-request-id"), b"llmp-000102030405-00000001")
         self.assertIsNone(field(answer, b"x-llm-proxy-error-source"))
+
+    def test_no_forged_words_elsewhere(self) -> None:
+        """Nor can it do so, or loosen a browser's rules, in an early hint or in what follows the body."""
+        forged = (
+            b"X-LLM-Proxy-Error-Source: proxy\r\nx-llm-proxy-request-id: forged\r\n"
+            b"Access-Control-Allow-Origin: https://evil.test\r\naccess-control-allow-credentials: true\r\n"
+        )
+        answer = ProxyInMemory().exchange(
+            get("/openai/v1/models"),
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n" + forged + b"\r\n"
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + chunked(b"hi", trailers=b"X-Sum: 1\r\n" + forged),
+        )[1]
+        hint, rest = head_and_body(answer)
+        head, body = head_and_body(rest)
+        self.assertEqual(hint, b"HTTP/1.1 103 Early Hints\r\nLink: </a>")
+        self.assertEqual(field(head, b"x-llm-proxy-request-id"), b"llmp-000102030405-00000001")
+        self.assertEqual(body, chunked(b"hi", trailers=b"X-Sum: 1\r\n"))
+        self.assertNotIn(b"evil", answer)
 
     def test_redirects(self) -> None:
         """A redirect is the caller's to follow; nobody is asked on its behalf."""

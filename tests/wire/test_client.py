@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from llmproxy.core.fields import Fields
 from llmproxy.wire.client import (
+    MAX_EMPTY_BYTES,
     AnswerCut,
     ClientConnection,
     FirstByteTimeout,
@@ -358,6 +359,31 @@ class Unusable(_Case):
         self.assertEqual(body.content, b"ok")
         self.assertIsInstance(self.failed(body), InvalidAnswer)
 
+    def test_endless_emptiness(self) -> None:
+        """Trailers or a chunk extension without end break the answer off, instead of filling our memory."""
+        for begin, more in ((b"0\r\n", b"X: " + b"y" * 1000 + b"\r\n"), (b"2;", b"x" * 1000)):
+            self.setUp()
+            result = self.ask()
+            self.upstream.says(_STREAM + b"2\r\nok\r\n" + begin)
+            body = self.body_of(result)
+            for _ in range(MAX_EMPTY_BYTES // 1000 - 2):
+                self.upstream.says(more)
+            self.assertIsNone(body.ended)
+            self.upstream.says(*[more] * 4)
+            self.assertIsInstance(self.failed(body), InvalidAnswer)
+            self.assertEqual(body.content, b"ok")
+            self.assertTrue(self.upstream.was_reset)
+            self.assertEqual((self.idle, self.gone), ([], [self.connection]))
+
+    def test_much_framing_is_no_emptiness(self) -> None:
+        """A long answer in tiny chunks, each with an extension, is as good as any other."""
+        result = self.ask()
+        self.upstream.says(_STREAM)
+        body = self.body_of(result)
+        self.upstream.says(b"1;ext=value\r\nx\r\n" * 20_000, b"0\r\nX-T: 1\r\n\r\n")
+        self.assertEqual(len(body.content), 20_000)
+        self.assertEqual(self.idle, [self.connection])
+
     def test_cut(self) -> None:
         """An answer that breaks off is told from one that ends, for every framing that can tell."""
         for head, part in (
@@ -668,6 +694,38 @@ class Deadlines(_Case):
         self.clock.advance(500)
         body.producer.resumeProducing()
         self.assertEqual(self.connection.deadline, 520)
+
+    def test_not_for_what_comes_after_the_pause(self) -> None:
+        """Nor does what is still delivered from the same read, or comes with the piece that was one too many, start
+        the time of a reader who is held back."""
+        result = self.ask()
+        self.upstream.says(_STREAM)
+        body = self.body_of(result)
+        body.dataReceived = lambda data: body.producer.pauseProducing()  # type: ignore[method-assign]
+        self.upstream.says(b"1\r\na\r\n1\r\nb\r\n")
+        self.assertIsNone(self.connection.deadline)
+        self.connection.dataReceived(b"1\r\nc\r\n")
+        self.assertIsNone(self.connection.deadline)
+        self.clock.advance(500)
+        body.producer.resumeProducing()
+        self.assertEqual(self.connection.deadline, 520)
+
+    def test_interim_during_an_upload(self) -> None:
+        """A 103 while a long body still goes up starts no time: the caller may take as long as it likes to send it."""
+        upload = _Upload()
+        told: list[int] = []
+        result = self.ask(_outgoing(b"POST", upload, True, lambda status, *_: told.append(status)))
+        self.upstream.says(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        self.assertEqual(told, [103])
+        self.assertIsNone(self.connection.deadline)
+        self.clock.advance(500)
+        upload.consumer.write(b"more")
+        upload.done.callback(None)
+        self.assertEqual(self.connection.deadline, 530)
+        self.assertNoResult(result)
+        self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(self.successResultOf(result).code, 200)
+        self.assertEqual(self.idle, [self.connection])
 
     def test_switched_off(self) -> None:
         """0 waits for ever."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+from typing import Any
 
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -21,6 +23,13 @@ class _Silent(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
+
+
+def _failing(number: int) -> Any:
+    def send(data: bytes) -> int:
+        raise OSError(number, "as the test says")
+
+    return send
 
 
 class _Case(SynchronousTestCase):
@@ -108,6 +117,44 @@ class Direct(_Case):
         self.assertIsNone(protocol.lost)
         pair.reactor.turn()
         self.assertIsNotNone(protocol.lost)
+
+    def test_an_error_that_passes(self) -> None:
+        """If the kernel is short of memory for a moment, what was written is sent a little later, and so counts as
+        sent: a request of which it is a part must not be sent once more."""
+        pair = self.pair()
+        writer = writer_for(pair.transport)
+        assert isinstance(writer, DirectWriter)
+        send, writer._send = writer._send, _failing(errno.ENOBUFS)
+        writer.write(b"a little ")
+        self.assertEqual((writer.sent_bytes, writer.pending, pair.heard()), (9, True, b""))
+        writer._send = send
+        writer.write(b"later")
+        pair.reactor.turn()
+        self.assertEqual((writer.sent_bytes, writer.pending, pair.heard()), (14, False, b"a little later"))
+
+    def test_an_error_that_stays(self) -> None:
+        """If the other end is gone, nothing counts as sent."""
+        for number in (errno.EPIPE, errno.ECONNRESET):
+            writer = writer_for(self.pair().transport)
+            assert isinstance(writer, DirectWriter)
+            writer._send = _failing(number)
+            writer.write(b"nobody hears this")
+            self.assertEqual(writer.sent_bytes, 0)
+
+    def test_aborted(self) -> None:
+        """A connection that we have dropped gets nothing more, and is not fit for another request, from that moment
+        on and not only when the reactor has come round to it."""
+        pair = self.pair()
+        writer = writer_for(pair.transport)
+        is_quiet = quiet_check(pair.transport)
+        self.assertTrue(is_quiet())
+        pair.transport.abortConnection()
+        self.assertFalse(is_quiet())
+        writer.write(b"too late")
+        self.assertEqual(pair.heard(), b"")
+        pair.reactor.turn()
+        self.assertEqual(pair.heard(), b"")
+        self.assertFalse(is_quiet())
 
     def test_elsewhere(self) -> None:
         """On a transport without a socket everything written counts as handed over, as nothing better is known."""

@@ -8,15 +8,17 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface.verify import verifyObject
 
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.wire.server import BodyTooLarge, Request, Site
+from llmproxy.wire.server import MAX_EMPTY_BYTES, BodyTooLarge, Request, Site
 from tests.wire.far_end import FarEnd
 
 Render = Callable[[Request], Any]
@@ -511,6 +513,16 @@ class Answering(_Case):
         self.assertRaises(ValueError, request.registerProducer, Producer(), False)
 
 
+class Protocols(SynchronousTestCase):
+    """What is spoken."""
+
+    def test_negotiated(self) -> None:
+        """A caller over TLS that offers HTTP/2 and HTTP/1.1 is told HTTP/1.1: nothing else is spoken here."""
+        site = Site(_Page(_echo), Clock())
+        self.assertTrue(verifyObject(IProtocolNegotiationFactory, site))
+        self.assertEqual(site.acceptableProtocols(), [b"http/1.1"])
+
+
 class EarlyAnswers(_Case):
     """Answers that are complete before the request is."""
 
@@ -696,6 +708,28 @@ class Refusing(_Case):
                 self.assertEqual([each.uri for each in self.page.requests], [b"/"])
                 self.assertTrue(caller.heard().startswith(b"HTTP/1.1 400 "))
                 self.assertTrue(caller.closed)
+
+    def test_endless_emptiness(self) -> None:
+        """Trailers or a chunk extension without end are refused, instead of filling our memory."""
+        for begin, more in ((b"0\r\n", b"X: " + b"y" * 1000 + b"\r\n"), (b"2;", b"x" * 1000)):
+            caller = self.serve(_echo)
+            caller.says(_CHUNKED_HEAD + b"2\r\nok\r\n" + begin)
+            for _ in range(MAX_EMPTY_BYTES // 1000 - 2):
+                caller.says(more)
+            self.assertEqual((caller.heard(), caller.closed), (b"", False))
+            caller.says(*[more] * 4)
+            self.assertTrue(caller.heard().startswith(b"HTTP/1.1 431 "))
+            self.assertTrue(caller.closed)
+            caller.says(*[more] * 10, b"\r\n\r\n" + _get(b"/smuggled"))
+            self.assertEqual((caller.heard(), len(self.page.requests), caller.unread_bytes), (b"", 1, 0))
+            self.clock.advance(5)
+            self.assertFalse(caller.transport.connected)
+
+    def test_much_framing_is_no_emptiness(self) -> None:
+        """A long body in tiny chunks, each with an extension, is as good as any other."""
+        caller = self.serve(_echo)
+        caller.says(_CHUNKED_HEAD + b"1;ext=value\r\nx\r\n" * 20_000 + b"0\r\nX-T: 1\r\n\r\n" + _get(b"/next"))
+        self.assertEqual(self.bodies(caller.heard()), [b"POST /c " + b"x" * 20_000 + b";X-T=1", b"GET /next "])
 
     def test_malformed_second_request(self) -> None:
         """A malformed request behind a good one: the good one is answered in full, then the connection closes."""

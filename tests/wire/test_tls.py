@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmproxy.upstream.origin import Origin, OriginLimits, RawHeaders
+from llmproxy.wire.client import ClientConnection, OutgoingRequest
+from llmproxy.wire.dial import Dialer
 from llmproxy.wire.tls import TlsClient, TlsError, client_context
+from tests.web.proxy_in_memory import MemoryEndpoint, ok
 from tests.wire.certificates import HOST, Authority
 from tests.wire.far_end import FarEnd
 
@@ -294,3 +301,143 @@ class Talking(_Case):
         server.far.reads_on()
         self.assertEqual(calls[-1:], ["resume"])
         client.unregisterProducer()
+
+
+class _Answer(_Inner):
+    """Takes the body of an answer; `pauses` is a reader who takes one piece and then wants no more for now."""
+
+    pauses = False
+
+    def fetch(self, response: Any) -> None:
+        response.deliverBody(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if self.pauses:
+            transport: Any = self.transport
+            transport.pauseProducing()
+
+
+class _AsksAgain(_Answer):
+    """Asks again as soon as the answer has ended."""
+
+    def __init__(self, ask: Callable[[], Deferred[Any]]) -> None:
+        super().__init__()
+        self.ask = ask
+        self.results: list[Deferred[Any]] = []
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.results.append(self.ask())
+
+
+class Answers(_Case):
+    """Answers of a provider that is reached over TLS."""
+
+    def setUp(self) -> None:
+        """A provider's origin, reached over TLS."""
+        super().setUp()
+        self.endpoint = MemoryEndpoint(self.clock)
+        dialer = Dialer(
+            self.clock,
+            HOST,
+            443,
+            tls=client_context(self.authority.path),
+            proxy=None,
+            timeout_s=10,
+            endpoint=self.endpoint,  # type: ignore[arg-type]
+        )
+        self.origin = Origin(f"https://{HOST}".encode(), dialer, self.clock, OriginLimits())
+        self.servers: list[TlsServer] = []
+
+    def ask(self) -> Deferred[Any]:
+        """A request; if it opens a connection, with the server's side of it."""
+        result = self.origin.request(b"GET", f"https://{HOST}/x".encode(), RawHeaders([(b"Host", HOST.encode())]))
+        while len(self.servers) < len(self.endpoint.connections):
+            server = TlsServer(self.endpoint.connections[len(self.servers)], self.authority.server())
+            self.servers.append(server)
+            server.move()
+        return result
+
+    def body_of(self, result: Deferred[Any]) -> bytes:
+        """The body of the whole answer."""
+        body = _Answer()
+        self.successResultOf(result).deliverBody(body)
+        self.assertIsNotNone(body.lost)
+        return body.heard
+
+    def test_used_again(self) -> None:
+        """A connection that has answered as it should serves the next request."""
+        for text in (b"first", b"second"):
+            result = self.ask()
+            self.servers[0].says(ok(text))
+            self.assertEqual(self.body_of(result), text)
+        self.assertEqual(len(self.servers), 1)
+
+    def test_an_answer_that_nobody_asked_for(self) -> None:
+        """A second answer that arrives together with the first never becomes the answer to the next request."""
+        for together in (True, False):
+            self.setUp()
+            first = self.ask()
+            server = self.servers[0]
+            server.tls.write(ok(b"good"))
+            if not together:
+                server.move()
+            server.tls.write(ok(b"EVIL"))
+            server.move()
+            self.assertEqual(self.body_of(first), b"good")
+            second = self.ask()
+            self.assertNoResult(second)
+            self.assertEqual(len(self.servers), 2)
+            self.assertFalse(server.far.transport.connected)
+            self.servers[1].says(ok(b"also good"))
+            self.assertEqual(self.body_of(second), b"also good")
+
+    def test_asked_again_at_once(self) -> None:
+        """The same, and the same for an end that comes with the answer, if the next request waits only for that."""
+        for closes in (True, False):
+            self.setUp()
+            first = self.ask()
+            asks = _AsksAgain(self.ask)
+            first.addCallback(asks.fetch)
+            server = self.servers[0]
+            server.tls.write(ok(b"good"))
+            if closes:
+                server.closes()
+            else:
+                server.tls.write(ok(b"EVIL"))
+                server.move()
+            self.assertEqual(asks.heard, b"good")
+            (result,) = asks.results
+            self.assertNoResult(result)
+            self.assertEqual(len(self.endpoint.connections), 2)
+
+    def test_an_answer_with_the_end(self) -> None:
+        """A connection that the provider closes together with its answer serves no other request."""
+        first = self.ask()
+        server = self.servers[0]
+        server.tls.write(ok(b"good"))
+        server.closes()
+        self.assertEqual(self.body_of(first), b"good")
+        second = self.ask()
+        self.assertEqual(len(self.servers), 2)
+        self.servers[1].says(ok(b"also good"))
+        self.assertEqual(self.body_of(second), b"also good")
+        self.assertFalse(server.far.transport.connected)
+
+    def test_no_time_runs_while_the_reader_is_behind(self) -> None:
+        """A reader who is held back is not cut for silence, although more had arrived in the same read."""
+        connection = ClientConnection(self.clock, 30.0, 20.0, lambda _: None, lambda _: None)
+        client = TlsClient(client_context(self.authority.path), HOST, connection)
+        server = TlsServer(FarEnd(self.clock, client).connect(), self.authority.server())
+        server.move()
+        result = connection.request(OutgoingRequest(b"GET", b"GET / HTTP/1.1\r\n\r\n"))
+        server.says(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        body = _Answer()
+        body.pauses = True
+        self.successResultOf(result).deliverBody(body)
+        self.assertIsNotNone(connection.deadline)
+        server.tls.write(b"x" * 1000)
+        server.tls.write(b"y" * 1000)
+        server.move()
+        self.assertEqual(body.heard, b"x" * 1000 + b"y" * 1000)
+        self.assertIsNone(connection.deadline)
