@@ -15,7 +15,7 @@ from zope.interface import implementer
 from llmproxy.core.fields import Fields, serialize
 from llmproxy.simulate.steps import GARBAGE, Act, Step
 from llmproxy.simulate.wishes import HEAD, Wishes
-from llmproxy.wire.server import Request
+from llmproxy.wire.request import Request
 
 RESET_AFTER_S: Final = 0.02
 """A reset takes back what the kernel has not sent; so long the bytes before it have to get through."""

@@ -25,7 +25,7 @@ from llmproxy.simulate.performance import Performance, reason_of
 from llmproxy.simulate.record import Record
 from llmproxy.simulate.routes import find
 from llmproxy.simulate.wishes import Wishes
-from llmproxy.wire.server import Request
+from llmproxy.wire.request import Request
 
 _OWN: Final = "/_simulator/"
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from llmproxy.wire.server import Request
+from llmproxy.wire.request import Request
 
 
 class Relay(Protocol):

@@ -20,7 +20,8 @@ from llmproxy.core import fields as f
 from llmproxy.core import framing
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.wire.server import Discard, Request
+from llmproxy.wire.body import Discard
+from llmproxy.wire.request import Request
 
 IN_ONE_PIECE_BYTES = 64 * 1024
 """Up to here a body that is all there is joined and written with the head; a larger one is not copied together."""
@@ -31,7 +32,7 @@ SMALL_BYTES = 4096
 
 @implementer(IBodyProducer)
 class Upload:
-    """Receives the body from a :class:`~llmproxy.wire.server.Request` and produces it for a client connection.
+    """Receives the body from a :class:`~llmproxy.wire.request.Request` and produces it for a client connection.
 
     :param request: whose body this is; it is paused when the upstream is behind.
     :param look: gets every piece while it returns False; True means that it has seen enough. None: nothing to see.

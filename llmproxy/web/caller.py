@@ -10,7 +10,7 @@ from llmproxy.config.model import Server
 from llmproxy.core.fields import Fields
 from llmproxy.core.identity import CredentialIds, client_address, credential_of, user_of
 from llmproxy.observe.access import path_of, sdk_of
-from llmproxy.wire.server import Request
+from llmproxy.wire.request import Request
 
 
 class Caller:

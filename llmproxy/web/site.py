@@ -20,7 +20,8 @@ from llmproxy.web import failures
 from llmproxy.web.caller import Caller
 from llmproxy.web.context import Context
 from llmproxy.web.exchange import Exchange
-from llmproxy.wire.server import Channel, Request, Site
+from llmproxy.wire.request import Request
+from llmproxy.wire.server import Channel, Site
 
 
 class ProxyChannel(Channel):

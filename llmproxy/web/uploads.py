@@ -15,7 +15,7 @@ from llmproxy.core.fields import Fields, Index
 
 if TYPE_CHECKING:
     from llmproxy.web.context import Route
-    from llmproxy.wire.server import Request
+    from llmproxy.wire.request import Request
 
 _FIELDS = frozenset((b"x-goog-upload-url", b"x-goog-upload-control-url"))
 

@@ -14,7 +14,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from llmproxy.upstream.relay import Relay
 from llmproxy.wire.client import ClientConnection, OutgoingRequest
-from llmproxy.wire.server import Request, Site
+from llmproxy.wire.request import Request
+from llmproxy.wire.server import Site
 from tests.wire.far_end import FarEnd
 
 

@@ -17,7 +17,8 @@ from zope.interface.verify import verifyObject
 
 from llmproxy.core.framing import FramingError
 from llmproxy.upstream.upload import Upload
-from llmproxy.wire.server import Request, Site
+from llmproxy.wire.request import Request
+from llmproxy.wire.server import Site
 from tests.wire.far_end import FarEnd
 
 

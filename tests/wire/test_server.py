@@ -18,7 +18,9 @@ from zope.interface.verify import verifyObject
 
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.wire.server import MAX_EMPTY_BYTES, BodyTooLarge, Request, Site
+from llmproxy.wire.body import BodyTooLarge
+from llmproxy.wire.request import Request
+from llmproxy.wire.server import MAX_EMPTY_BYTES, Site
 from tests.wire.far_end import FarEnd
 
 Render = Callable[[Request], Any]

@@ -1,0 +1,388 @@
+"""A request of a caller, and the answer to it: ``twisted.web``'s Request, as a proxy needs it.
+
+It differs from its parent in what a proxy needs:
+
+* It is rendered as soon as its **head** is in. The body arrives afterwards, through :meth:`Request.receive_body` or
+  :meth:`Request.collect_body`, at the pace of whoever takes it.
+* The header fields are kept as they came, in :attr:`Request.fields`. ``requestHeaders`` is a view, made when used.
+* An answer can be begun with a raw head (:meth:`Request.write_head`); ``responseHeaders`` and ``setResponseCode``
+  work as everywhere for resources that use them.
+
+The rule: an answer is either complete, as its framing says, or visibly cut. Nothing is ever added to one that broke.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.http import datetimeToString
+from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource, getChildForRequest
+from twisted.web.server import NOT_DONE_YET
+
+from llmproxy.core import fields as f
+from llmproxy.core import framing
+from llmproxy.core.fields import Fields, Index
+from llmproxy.core.framing import BodyFraming, FramingError
+from llmproxy.wire.body import BodyReceiver, Collector
+
+if TYPE_CHECKING:
+    from llmproxy.wire.server import Channel
+
+_BODYLESS = frozenset((204, 304))
+
+
+class Request(server.Request):
+    """One request, and the answer to it.
+
+    :ivar fields: the raw header fields in order.
+    :ivar index: the same as a look-up table.
+    :ivar method: the method, as sent.
+    :ivar uri: the request target, as sent.
+    :ivar path: the target without its query.
+    :ivar clientproto: ``b"HTTP/1.1"`` or ``b"HTTP/1.0"``.
+    :ivar body: how the body ends (:class:`~llmproxy.core.framing.BodyFraming`).
+    :ivar body_done: whether the whole body has arrived.
+    :ivar sent_body_bytes: bytes of the answer's body written so far, without framing.
+    """
+
+    defaultContentType = None
+    channel: Channel | None  # type: ignore[assignment]
+    queued = False
+    sent_body_bytes = 0
+    head_written = False
+    status = 0
+    _receiver: BodyReceiver | None = None
+    _early_error: FramingError | None = None
+    _corked = False
+    _suppress_body = False
+    _close_delimited = False
+    _continue_owed = False
+
+    # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses.
+    def __init__(
+        self,
+        channel: Channel,
+        method: bytes,
+        target: bytes,
+        version: bytes,
+        fields: Fields,
+        index: Index,
+        body: BodyFraming,
+    ) -> None:
+        self.channel = channel
+        self.transport = channel.transport
+        self.method = method
+        self.uri = target
+        self.path = target.partition(b"?")[0]
+        self.clientproto = b"HTTP/1.1" if version == b"1.1" else b"HTTP/1.0"
+        self.fields = fields
+        self.index = index
+        self.body = body
+        self.body_done = body is framing.NO_BODY
+        self.close_after = framing.wants_close(version, index)
+        self._early: list[bytes] = []
+        self._early_trailers: Fields = []
+        self._pending: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """The parts that twisted.web's Request builds in its constructor, built when first used."""
+        value: Any
+        if name == "requestHeaders":
+            value = Headers()
+            for key, val in self.fields:
+                value.addRawHeader(key, val)
+        elif name == "responseHeaders":
+            value = Headers()
+        elif name in ("client", "host"):
+            if self.channel is None:
+                raise AttributeError(name)
+            value = self.channel.getPeer() if name == "client" else self.channel.getHost()
+        elif name in ("received_cookies", "_adapterCache"):
+            value = {}
+        elif name in ("cookies", "notifications"):
+            value = []
+        else:
+            raise AttributeError(name)
+        self.__dict__[name] = value
+        return value
+
+    def __repr__(self) -> str:
+        """Names the method only: a target may hold a key."""
+        return f"<Request {self.method!r} at {id(self):#x}>"
+
+    # -- from the channel ------------------------------------------------------------------------------------
+
+    def process(self) -> None:
+        """Find the resource for the path and render it. Called once, when the head is in."""
+        channel = self.channel
+        if channel is None:
+            return
+        self.site = channel.site  # type: ignore[assignment]
+        self.prepath = []
+        segments = self.path[1:].split(b"/")
+        self.postpath = [unquote_to_bytes(s) for s in segments] if b"%" in self.path else segments
+        self._continue_owed = (
+            b"expect" in self.index
+            and not self.body_done
+            and self.clientproto == b"HTTP/1.1"
+            and b"100-continue" in f.tokens(self.index.get(b"expect"))
+        )
+        try:
+            resource = getChildForRequest(channel.site.resource, self)
+            self.render(resource)
+        except Exception:  # noqa: BLE001 - whatever a resource raises is one request's end
+            self.processingFailed(Failure())
+
+    def render(self, resrc: IResource) -> None:
+        """Render ``resrc``; what it returns is the whole body, unless it is ``NOT_DONE_YET``."""
+        body = resrc.render(self)
+        if body is NOT_DONE_YET:
+            return
+        self.setHeader(b"content-length", b"%d" % len(body))
+        self.write(body)
+        self.finish()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A resource raised: log it, answer 500 if nothing was answered yet, else cut the connection."""
+        self._log.failure("a resource failed", failure=reason)
+        if self.head_written:
+            self.abort()
+        else:
+            self.setResponseCode(500)
+            self.setHeader(b"content-length", b"0")
+            self.write(b"")
+            self.finish()
+        return reason
+
+    def refuse(self, error: FramingError) -> None:
+        """Answer a head that could not be accepted; nothing else of it is used. The connection closes afterwards."""
+        text = f"{error}\n".encode()
+        self.setResponseCode(error.status)
+        self.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        self.setHeader(b"content-length", b"%d" % len(text))
+        self.write(text)
+        self.finish()
+
+    def body_arrived(self, data: bytes) -> None:
+        """The parser has a piece of the body."""
+        if self._receiver is None:
+            self._early.append(data)
+            if self.channel is not None:
+                self.channel.hold_reading()
+        else:
+            self._receiver.body_received(data)
+
+    def body_ended(self, trailers: Fields) -> None:
+        """The parser has seen the end of the body."""
+        self.body_done = True
+        if self._receiver is None:
+            self._early_trailers = trailers
+        else:
+            self._receiver.body_complete(trailers)
+
+    def body_failed(self, error: FramingError) -> None:
+        """What the parser got for a body is none; the connection cannot go on after this request."""
+        self.close_after = True
+        if self._receiver is None:
+            self._early_error = error
+        else:
+            self._receiver.body_broken(error)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection ended before the answer did."""
+        self._disconnected = True
+        self.channel = None
+        if isinstance(self._receiver, Collector) and not self._receiver.result.called:
+            self._receiver.result.errback(reason)
+        for waiting in self.__dict__.pop("notifications", ()):
+            waiting.errback(reason)
+
+    # -- the body of the request -----------------------------------------------------------------------------
+
+    def receive_body(self, receiver: BodyReceiver) -> None:
+        """Give the body to ``receiver``, beginning with what has arrived; may be called again to change it.
+
+        This is also when a caller that waits for ``100 Continue`` gets it (RFC 9110 section 10.1.1).
+        """
+        if self._continue_owed and self.channel is not None:
+            self._continue_owed = False
+            if not self._early and not self.head_written:
+                self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._receiver = receiver
+        early, self._early = self._early, []
+        for data in early:
+            receiver.body_received(data)
+        if self._early_error is not None:
+            receiver.body_broken(self._early_error)
+        elif self.body_done:
+            receiver.body_complete(self._early_trailers)
+        elif self.channel is not None:
+            self.channel.resume_reading()
+
+    def collect_body(self, limit_bytes: int) -> Deferred[bytes]:
+        """The whole body, once it is there.
+
+        The Deferred fails with :class:`BodyTooLarge`, or with the reason when the caller leaves first.
+        """
+        collector = Collector(limit_bytes)
+        self.receive_body(collector)
+        return collector.result
+
+    def pause_body(self) -> None:
+        """Stop reading the body: whoever takes it cannot take more now."""
+        if self.channel is not None and not self.body_done:
+            self.channel.hold_reading()
+
+    def resume_body(self) -> None:
+        """Go on reading the body."""
+        if self.channel is not None:
+            self.channel.resume_reading()
+
+    # -- the answer ------------------------------------------------------------------------------------------
+
+    def write_interim(self, status: int, reason: bytes, fields: Fields) -> None:
+        """Pass on an interim (1xx) answer; HTTP/1.0 callers do not get it (RFC 9110 section 15.2)."""
+        if self.channel is None or self.head_written or self.clientproto != b"HTTP/1.1":
+            return
+        self.channel.write(f.serialize(b"HTTP/1.1 %d %b" % (status, reason), fields))
+
+    def write_head(self, status: int, reason: bytes, fields: Fields) -> None:
+        """Begin the answer with a final status and these end-to-end fields, in this order; the list is taken over.
+
+        The framing is added here: a ``Content-Length`` among the fields is kept and says how the body ends; without
+        one the body is chunked for HTTP/1.1 and ends with the connection for HTTP/1.0 (RFC 9112 section 6.3).
+        """
+        self.head_written = True
+        self.startedWriting = 1
+        self.status = self.code = status
+        if self.channel is None:
+            return
+        sized = False
+        for name, _ in fields:
+            if len(name) == 14 and name.lower() == b"content-length":
+                sized = True
+                break
+        self._suppress_body = self.method == b"HEAD" or status in _BODYLESS
+        if status == 204:
+            # RFC 9110 8.6: "A server MUST NOT send a Content-Length header field in any response with a status
+            # code of 1xx (Informational) or 204 (No Content)."
+            fields = [pair for pair in fields if pair[0].lower() != b"content-length"]
+        elif not sized and status != 304:
+            if self.clientproto == b"HTTP/1.1":
+                fields.append((b"Transfer-Encoding", b"chunked"))
+                self.chunked = not self._suppress_body
+            elif not self._suppress_body:
+                self.close_after = self._close_delimited = True
+        if self._continue_owed:
+            # The caller may or may not send the body it announced; what follows cannot be told apart.
+            self.close_after = True
+        if self.close_after:
+            fields.append((b"Connection", b"close"))
+        self._pending.append(f.serialize(b"HTTP/1.1 %d %b" % (status, reason), fields))
+        if not self._corked:
+            self.flush()
+
+    def cork(self) -> None:
+        """Gather what is written until :meth:`flush`: one system call for all that one read of the upstream gave."""
+        self._corked = True
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        if self._pending:
+            pending, self._pending = self._pending, []
+            if self.channel is not None:
+                self.channel.write(b"".join(pending) if len(pending) > 1 else pending[0])
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of the body; the first write begins the answer with ``responseHeaders`` if nothing has."""
+        if self._disconnected or self.finished:
+            return
+        if not self.head_written:
+            self._write_own_head()
+        if not data or self._suppress_body:
+            return
+        self.sent_body_bytes += len(data)
+        if self.chunked:
+            self._pending += (b"%x\r\n" % len(data), data, b"\r\n")
+        else:
+            self._pending.append(data)
+        if not self._corked:
+            self.flush()
+
+    def _write_own_head(self) -> None:
+        fields: Fields = [(name, value) for name, values in self.responseHeaders.getAllRawHeaders() for value in values]
+        if not self.responseHeaders.hasHeader(b"date"):
+            # RFC 9110 6.6.1: an origin server with a clock sends Date; for our own answers we are the origin.
+            fields.insert(0, (b"Date", datetimeToString()))
+        fields.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
+        self.write_head(self.code, self.code_message, fields)
+
+    def finish(self) -> None:
+        """End the answer properly; without a body begun, it is begun and ended."""
+        self.finish_with([])
+
+    def finish_with(self, trailers: Fields) -> None:
+        """End the answer properly, with ``trailers`` where the body is chunked (RFC 9112 section 7.1.2)."""
+        if self._disconnected or self.finished:
+            return
+        if not self.head_written:
+            if not self.responseHeaders.hasHeader(b"content-length") and self.code not in _BODYLESS:
+                self.setHeader(b"content-length", b"0")
+            self.write(b"")
+        if self.chunked:
+            self._pending.append(f.serialize_trailers(trailers))
+        self._corked = False
+        self.flush()
+        self.finished = 1
+        if self.body_done:
+            self._receiver = None
+        channel, self.channel = self.channel, None
+        self.completed()
+        for waiting in self.__dict__.pop("notifications", ()):
+            waiting.callback(None)
+        if channel is not None:
+            channel.answered(self)
+
+    def completed(self) -> None:
+        """The answer has been written to its end; the next request of the connection has not begun. For subclasses."""
+
+    def abort(self) -> None:
+        """End the answer visibly unfinished: the connection closes without the last chunk or the missing bytes.
+
+        What was written before is still sent. A caller can tell such an end from a complete answer, unless its
+        body was to end with the connection; then the connection is reset, which is the only sign left.
+        """
+        channel = self.channel
+        if channel is None or self.finished:
+            return
+        self._corked = False
+        self.flush()
+        self.finished = 1
+        if self._close_delimited:
+            channel.abortConnection()
+        else:
+            channel.loseConnection()
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """Let ``producer`` be paused while the caller does not read; push producers only."""
+        if not streaming:
+            raise ValueError("only push producers can feed an answer here")
+        self.producer = producer
+        if self.channel is not None:
+            self.channel.registerProducer(producer, True)
+
+    def unregisterProducer(self) -> None:
+        """``producer`` has nothing more to write."""
+        self.producer = None
+        if self.channel is not None:
+            self.channel.unregisterProducer()
+
+    def getClientAddress(self) -> IAddress:
+        """The address of the other end of the connection."""
+        return cast(IAddress, self.client)
