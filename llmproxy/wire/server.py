@@ -321,7 +321,7 @@ class Channel(Protocol):
             # An early answer: the rest of the body is read and dropped, so that it is never taken for a request.
             request.receive_body(Discard())
             self.resume_reading()
-            self._linger = self.site.reactor.callLater(LINGER_S, self._linger_over)
+            self._linger = self.site.reactor.callLater(LINGER_S, self._discarded_enough)
         else:
             self._next()
 
@@ -338,6 +338,11 @@ class Channel(Protocol):
         finally:
             self._advancing = False
         self.resume_reading()
+
+    def _discarded_enough(self) -> None:
+        """The caller still sends a body that has its answer: nothing more is served on this connection."""
+        self._linger = None
+        self._close_soon(linger=True)
 
     def _linger_over(self) -> None:
         self._linger = None
