@@ -582,6 +582,7 @@ class ClientConnection(Protocol):
     def close(self) -> None:
         """Close the connection, which serves no request any more."""
         self.closed = True
+        self._writer.flush()
         transport: Any = self.transport
         transport.resumeProducing()
         transport.loseConnection()

@@ -16,13 +16,20 @@ from __future__ import annotations
 import errno
 import select
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
 
 _DEAD = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN))
 """Errors after which nothing of what was given to ``send`` can have been, or will be, sent."""
+
+
+OUTBOX: Final = "llmproxy_outbox"
+"""The attribute of a reactor that holds its :class:`Outbox`, if its turns are ours (``wire/polling.py``)."""
+
+GATHERED_BYTES: Final = 64 * 1024
+"""How much one writer gathers within a turn before it sends."""
 
 
 class Writer:
@@ -37,33 +44,86 @@ class Writer:
 
     @property
     def pending(self) -> bool:
-        """Whether bytes wait in our own process; unknown, and so no, where there is no socket."""
-        return False
+        """Whether bytes wait in our own process, where the transport can tell."""
+        return bool(getattr(self._transport, "pending", False))
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``; the transport buffers what it cannot send."""
         self.sent_bytes += len(data)
         self._transport.write(data)
 
+    def flush(self) -> None:
+        """Nothing is kept here."""
+
+
+class Outbox:
+    """The writers that have something to send at the end of this turn of the reactor.
+
+    When one turn brings many events, the sends are made one after the other when all have been dealt with: the first
+    wakes the program at the other end, and the others find it awake. Measured with 16 connections: a sixth of the
+    processor time of a small request. A turn of one event sends at once, so that the other end begins while we are
+    still busy with the rest.
+
+    :ivar gathering: whether writers wait for the end of the turn.
+    """
+
+    def __init__(self) -> None:
+        self.gathering = False
+        self._writers: list[DirectWriter] = []
+
+    def add(self, writer: DirectWriter) -> None:
+        """``writer`` has something to send."""
+        self._writers.append(writer)
+
+    def send(self) -> None:
+        """The turn is over."""
+        self.gathering = False
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.flush()
+
 
 class DirectWriter(Writer):
-    """Writes to a TCP or UNIX socket at once where nothing is queued before it.
+    """Writes to a TCP or UNIX socket at once where nothing is queued before it, or at the end of the turn.
 
     :ivar sent_bytes: bytes that the kernel has taken from :meth:`write`; what went through the transport's buffer
-        counts from the moment it was queued.
+        counts from the moment it was queued there, and what waits for the end of the turn does not count.
     """
 
     def __init__(self, transport: Connection) -> None:
         super().__init__(transport)
         self._send = transport.getHandle().send
+        self._outbox: Outbox | None = getattr(transport.reactor, OUTBOX, None)
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
     @property
     def pending(self) -> bool:
         """Whether bytes wait in our own process for the socket to take them."""
         transport = self._transport
-        return bool(transport._tempDataLen or len(transport.dataBuffer) > transport.offset)
+        return bool(self._waiting or transport._tempDataLen or len(transport.dataBuffer) > transport.offset)
 
     def write(self, data: bytes) -> None:
+        """Send ``data``, now or at the end of this turn of the reactor."""
+        outbox = self._outbox
+        if outbox is None or not outbox.gathering:
+            self._send_now(data)
+            return
+        if not self._waiting:
+            outbox.add(self)
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > GATHERED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits for the end of the turn. To be called before the connection is closed."""
+        waiting, self._waiting = self._waiting, []
+        self._waiting_bytes = 0
+        if waiting and not self._transport._aborting:
+            self._send_now(b"".join(waiting) if len(waiting) > 1 else waiting[0])
+
+    def _send_now(self, data: bytes) -> None:
         """Send ``data`` now as far as the kernel takes it; the rest is queued in the transport.
 
         A dead socket is not reported from here: the data goes to the transport, whose next write finds the same

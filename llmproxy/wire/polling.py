@@ -20,6 +20,8 @@ from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.log import callWithLogger
 
+from llmproxy.wire.direct import OUTBOX, Outbox
+
 _log = Logger()
 
 
@@ -31,12 +33,15 @@ def read_directly(reactor: Any) -> bool:
     selectables = reactor._selectables
     do_read_or_write = reactor._doReadOrWrite
     readable = select.EPOLLIN
+    outbox = Outbox()
+    setattr(reactor, OUTBOX, outbox)
 
     def turn(timeout_s: float | None) -> None:
         try:
             events = poll(-1 if timeout_s is None else timeout_s, len(selectables))
         except InterruptedError:
             return
+        outbox.gathering = len(events) > 1
         for descriptor, event in events:
             selectable = selectables.get(descriptor)
             if selectable is None:  # closed by what was called before it
@@ -51,6 +56,7 @@ def read_directly(reactor: Any) -> bool:
                     reactor._disconnectSelectable(selectable, reason, True)
             else:
                 callWithLogger(selectable, do_read_or_write, selectable, descriptor, event)
+        outbox.send()
 
     loop: Any = reactor  # mypy takes a method for fixed; the main loop looks it up anew at every turn
     loop.doIteration = turn

@@ -35,7 +35,7 @@ from llmproxy.core import framing
 from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import FramingError
 from llmproxy.wire.body import Discard
-from llmproxy.wire.direct import has_left, writer_for
+from llmproxy.wire.direct import Writer, has_left, writer_for
 from llmproxy.wire.request import Request
 
 HIGH_WATER_BYTES = 32 * 1024
@@ -67,6 +67,7 @@ class Channel(Protocol):
     """
 
     _log = Logger()
+    _writer: Writer
     _send: Callable[[bytes], None]
 
     def __init__(self, site: Site) -> None:
@@ -108,7 +109,8 @@ class Channel(Protocol):
                 pass
         transport.bufferSize = HIGH_WATER_BYTES
         transport.registerProducer(self, True)
-        self._send = writer_for(transport).write
+        self._writer = writer_for(transport)
+        self._send = self._writer.write
         self.site.channels.add(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -368,6 +370,7 @@ class Channel(Protocol):
             transport.resumeProducing()
         if not ISSLTransport.providedBy(transport) and hasattr(transport, "loseWriteConnection"):
             self._closing = True
+            self._writer.flush()
             transport.unregisterProducer()
             transport.loseWriteConnection()
         if self._linger is None:
@@ -377,6 +380,7 @@ class Channel(Protocol):
         """Close the connection after what was written has been sent."""
         self._closing = self._ending = True
         self._deaf = True
+        self._writer.flush()
         transport: Any = self.transport
         transport.unregisterProducer()
         transport.loseConnection()
@@ -385,6 +389,7 @@ class Channel(Protocol):
         """Reset the connection."""
         self._closing = self._ending = True
         self._deaf = True
+        self._writer.flush()
         transport: Any = self.transport
         transport.abortConnection()
 

@@ -95,7 +95,7 @@ class TlsClient(Protocol):
             self._flush()
             return
         except (ssl.SSLError, ssl.CertificateError) as error:
-            self._flush()
+            self._flush_now()
             reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or "handshake failed"
             cast(Any, self.transport).abortConnection()
             if not self.ready.called:
@@ -132,6 +132,7 @@ class TlsClient(Protocol):
         if broken:
             self.abortConnection()
         elif self._closed_cleanly:
+            self._flush_now()
             cast(Any, self.transport).loseConnection()
         if pieces:
             self._inner.dataReceived(b"".join(pieces))
@@ -140,6 +141,17 @@ class TlsClient(Protocol):
         data = self._outgoing.read()
         if data and self._writer is not None:
             self._writer.write(data)
+
+    def _flush_now(self) -> None:
+        """As before the connection is closed: nothing may wait for the end of the reactor's turn."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.flush()
+
+    @property
+    def pending(self) -> bool:
+        """Whether encrypted bytes wait in our own process for the socket to take them."""
+        return self._writer is not None and self._writer.pending
 
     # -- ITransport, towards the inner protocol -----------------------------------------------------------------
 
@@ -165,7 +177,7 @@ class TlsClient(Protocol):
                 self._tls.unwrap()
             except ssl.SSLError:
                 pass  # wants the peer's alert; ours is written
-            self._flush()
+            self._flush_now()
             cast(Any, self.transport).loseConnection()
 
     def abortConnection(self) -> None:

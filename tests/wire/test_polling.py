@@ -6,12 +6,15 @@ import socket
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Port
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 import twisted
+from llmproxy.wire.direct import GATHERED_BYTES, writer_for
 from llmproxy.wire.polling import read_directly
 
 
@@ -92,3 +95,96 @@ class ReadDirectly(SynchronousTestCase):
     def test_other_reactors(self) -> None:
         """Any other reactor is left as it is."""
         self.assertFalse(read_directly(Clock()))
+
+
+class Speaker(Protocol):
+    """Answers through a writer, and notes how much of it the kernel had when it was done."""
+
+    sent: list[int]
+    close = False
+    size = 5
+
+    def connectionMade(self) -> None:
+        """Take the fastest writer."""
+        self.writer = writer_for(self.transport)  # type: ignore[arg-type]
+
+    def dataReceived(self, data: bytes) -> None:
+        """Two writes."""
+        self.writer.write(b"x" * self.size)
+        self.writer.write(b"!")
+        self.sent.append(self.writer.sent_bytes)
+        if self.close:
+            self.writer.flush()
+            self.transport.loseConnection()  # type: ignore[union-attr]
+
+
+class Gathering(SynchronousTestCase):
+    """Sends are made at the end of a turn that brings many events."""
+
+    def begin(self, callers: int, **settings: object) -> list[socket.socket]:
+        """Connected callers; each turn is the test's to take."""
+        self.reactor = EPollReactor()
+        read_directly(self.reactor)
+        self.speaker: Any = type("It", (Speaker,), {"sent": [], **settings})
+        factory = Factory.forProtocol(self.speaker)
+        factory.noisy = False
+        port = Port(0, factory, interface="127.0.0.1", reactor=self.reactor)
+        port.startListening()
+        found = [socket.create_connection(("127.0.0.1", port.getHost().port), 5) for _ in range(callers)]
+        for caller in found:
+            caller.settimeout(5)
+            self.addCleanup(caller.close)
+        for _ in range(3):
+            self.turn()
+
+        def clean() -> None:
+            port.loseConnection()
+            self.turn()
+            for descriptor in self.reactor.removeAll():
+                descriptor.connectionLost(Failure(ConnectionDone()))
+
+        self.addCleanup(clean)
+        return found
+
+    def turn(self) -> None:
+        self.reactor.runUntilCurrent()
+        self.reactor.doIteration(0.2)
+
+    def test_one_event(self) -> None:
+        """A turn of one event sends at once."""
+        (caller,) = self.begin(1)
+        caller.sendall(b"?")
+        self.turn()
+        self.assertEqual(self.speaker.sent, [6])
+        self.assertEqual(caller.recv(100), b"xxxxx!")
+
+    def test_many_events(self) -> None:
+        """A turn of many sends when all were dealt with, each connection once and whole."""
+        callers = self.begin(3)
+        for caller in callers:
+            caller.sendall(b"?")
+        self.turn()
+        self.assertEqual(self.speaker.sent, [0, 0, 0])
+        for caller in callers:
+            self.assertEqual(caller.recv(100), b"xxxxx!")
+
+    def test_much(self) -> None:
+        """More than a bound is never gathered."""
+        callers = self.begin(2, size=GATHERED_BYTES + 1)
+        for caller in callers:
+            caller.sendall(b"?")
+        self.turn()
+        self.assertEqual(self.speaker.sent, [GATHERED_BYTES + 1] * 2)
+
+    def test_closed_in_the_same_turn(self) -> None:
+        """What was written before a connection is closed is still sent."""
+        callers = self.begin(2, close=True)
+        for caller in callers:
+            caller.sendall(b"?")
+        self.turn()
+        self.turn()
+        for caller in callers:
+            heard = b""
+            while piece := caller.recv(100):
+                heard += piece
+            self.assertEqual(heard, b"xxxxx!")
