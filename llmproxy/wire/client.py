@@ -376,7 +376,7 @@ class ClientConnection(Protocol):
         self._answer_begun = self._complete = False
         self._keep = True
         self._interim = 0
-        self._head_bytes = 0
+        self._head_bytes = self._empty_bytes = 0
         self._in_head = True
         self._failure = None
         result = self._result = Deferred(self._cancelled)
@@ -575,7 +575,7 @@ class ClientConnection(Protocol):
     def give_up_waiting(self) -> None:
         """The deadline has passed: end the request with the timeout that it means."""
         self._fail(
-            IdleTimeout("the answer stopped coming") if self._answer_begun else FirstByteTimeout("no answer began")
+            FirstByteTimeout("no answer began") if self._response is None else IdleTimeout("the answer stopped coming")
         )
         self.abort()
 

@@ -236,7 +236,7 @@ class Channel(Protocol):
         too_large = (
             self._head_bytes > MAX_HEAD_BYTES and f.size_bytes(self._fields) + len(self._target) > MAX_HEAD_BYTES
         )
-        self._head_bytes = 0
+        self._head_bytes = self._empty_bytes = 0
         try:
             if too_large:
                 raise FramingError(431, "the header fields are too large")

@@ -219,6 +219,16 @@ class Answers(_Case):
             self.assertEqual(body.content, content)
         self.assertEqual(set(self.idle), {self.connection})
 
+    def test_many_answers_without_a_body(self) -> None:
+        """A connection that has carried a thousand bodiless answers is as good as on its first day."""
+        for method, status in ((b"HEAD", b"200 OK"), (b"GET", b"304 Not Modified"), (b"DELETE", b"204 No Content")):
+            head = b"HTTP/1.1 " + status + b"\r\nX-Pad: " + b"p" * 300 + b"\r\n\r\n"
+            for _ in range(1000):
+                result = self.ask(_get(method))
+                self.upstream.says(head)
+                self.successResultOf(result).deliverBody(_Body())
+                self.assertFalse(self.connection.closed)
+
     def test_head(self) -> None:
         """The head is as it was sent: names, order, repetition, reason."""
         result = self.ask()

@@ -733,6 +733,14 @@ class Refusing(_Case):
         caller.says(_CHUNKED_HEAD + b"1;ext=value\r\nx\r\n" * 20_000 + b"0\r\nX-T: 1\r\n\r\n" + _get(b"/next"))
         self.assertEqual(self.bodies(caller.heard()), [b"POST /c " + b"x" * 20_000 + b";X-T=1", b"GET /next "])
 
+    def test_many_requests_with_an_empty_chunked_body(self) -> None:
+        """A connection that has carried a thousand chunked bodies without a byte is not refused for their framing."""
+        caller = self.serve(_echo)
+        for _ in range(1000):
+            caller.says(_CHUNKED_HEAD[:-2] + b"X-Pad: " + b"p" * 300 + b"\r\n\r\n")
+            caller.says(b"0\r\n\r\n")
+        self.assertEqual(len(self.bodies(caller.heard())), 1000)
+
     def test_malformed_second_request(self) -> None:
         """A malformed request behind a good one: the good one is answered in full, then the connection closes."""
         for gap in (0, 1):
