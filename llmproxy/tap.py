@@ -35,7 +35,7 @@ from llmproxy.observe.log import LogObserver
 from llmproxy.service import Assembly, ProxyService, StartError
 from llmproxy.state.identity_secret import IdentitySecretError, load_or_create
 from llmproxy.upstream.client import ExactClient
-from llmproxy.upstream.origin import Origin, OriginLimits
+from llmproxy.upstream.origin import Origin
 from llmproxy.version import VERSION
 from llmproxy.web.context import Context, Route, request_ids
 from llmproxy.web.cors import CorsPolicy
@@ -221,12 +221,6 @@ def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[
         tls = client_context(config.upstream.ca_file) if _needs_tls(config) else None
     except OSError as error:
         raise StartError(f"upstream.ca_file cannot be used: {error.strerror or error}") from None
-    limits = OriginLimits(
-        pool_size=config.upstream.pool_size,
-        pool_idle_s=config.upstream.pool_idle_s,
-        first_byte_timeout_s=config.upstream.first_byte_timeout_s,
-        idle_timeout_s=config.upstream.idle_timeout_s,
-    )
     origins: list[Origin] = []
     routes: dict[str, Route] = {}
     for name, provider in config.providers.items():
@@ -239,7 +233,7 @@ def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[
             proxy=proxy_for(host, environ),
             timeout_s=config.upstream.connect_timeout_s,
         )
-        origin = Origin(provider.base_url.encode("ascii"), dialer, reactor, limits)
+        origin = Origin(provider.base_url.encode("ascii"), dialer, reactor, config.upstream)
         origins.append(origin)
         routes[name] = Route.to(provider, ExactClient(origin))
 

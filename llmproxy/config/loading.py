@@ -10,10 +10,10 @@ from llmproxy.config import document
 from llmproxy.config.check import Check, Checked, Found, Group
 from llmproxy.config.complaint import Complaint, ConfigError, Place
 from llmproxy.config.files import files_in_use
-from llmproxy.config.model import Config, Settings
+from llmproxy.config.model import Config, ProviderSettings, Settings
 from llmproxy.config.overlay import lay_over
 from llmproxy.config.paths import absolute
-from llmproxy.config.providers import resolve
+from llmproxy.config.providers import resolve, upstream_of
 from llmproxy.config.rules import check_rules
 from llmproxy.config.schema import ENVIRONMENT, SCHEMA, Kind, Named, Section
 from llmproxy.config.values import Value
@@ -87,6 +87,9 @@ def load_files(
         server=settings.server,
         upstream=settings.upstream,
         providers=MappingProxyType(providers),
+        upstreams=MappingProxyType(
+            {name: upstream_of(settings.providers[name], settings.upstream) for name in providers}
+        ),
         identity=settings.identity,
         fidelity=settings.fidelity,
         cors=settings.cors,
@@ -143,6 +146,9 @@ def _built(kind: Kind, found: Checked | None, default: Any) -> Any:
         return default
     if isinstance(found, Found):
         return found.value
+    if isinstance(kind, Section) and kind.partial:
+        own = {key: _built(kind.keys[key], below, None) for key, below in found.entries.items()}
+        return MappingProxyType({**default, **own})
     if isinstance(kind, Section):
         changed = {key: _built(kind.keys[key], below, getattr(default, key)) for key, below in found.entries.items()}
         return replace(default, **changed)
@@ -157,12 +163,19 @@ def _built(kind: Kind, found: Checked | None, default: Any) -> Any:
 
 
 def _with_absolute_paths(settings: Settings, *, cwd: str, environ: Mapping[str, str]) -> Settings:
-    upstream, state_dir = settings.upstream, settings.state_dir
-    if upstream.ca_file is not None:
-        upstream = replace(upstream, ca_file=absolute(upstream.ca_file, cwd=cwd, environ=environ))
-    if state_dir is not None:
-        state_dir = absolute(state_dir, cwd=cwd, environ=environ)
-    return replace(settings, upstream=upstream, state_dir=state_dir)
+    def path(given: str | None) -> str | None:
+        return None if given is None else absolute(given, cwd=cwd, environ=environ)
+
+    def provider(one: ProviderSettings) -> ProviderSettings:
+        own = {key: path(value) if key == "ca_file" else value for key, value in one.upstream.items()}
+        return replace(one, upstream=MappingProxyType(own))
+
+    return replace(
+        settings,
+        upstream=replace(settings.upstream, ca_file=path(settings.upstream.ca_file)),
+        providers=MappingProxyType({name: provider(one) for name, one in settings.providers.items()}),
+        state_dir=path(settings.state_dir),
+    )
 
 
 def _in_order(complaints: list[Complaint], files: Sequence[str]) -> list[Complaint]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from llmproxy.providers import CATALOG, Provider
 
@@ -75,6 +75,25 @@ class Server:
     public_url: str | None = None
     """How callers reach the proxy, without a slash at the end; None: the Host that each caller used."""
     peek_bytes: int = 1_048_576
+    header_timeout_s: float = 20.0
+    """For a head, all of it; for a connection's first one the TLS handshake is part of it. Here and below 0 is off."""
+    body_idle_timeout_s: float = 60.0
+    """Between two reads of a request's body, while we read it."""
+    write_idle_timeout_s: float = 120.0
+    """For a caller that takes nothing of what waits for it."""
+    keepalive_timeout_s: float = 400.0
+    """For a next request on a connection."""
+    max_header_bytes: int = 65_536
+    max_headers: int = 200
+    max_body_bytes: int = 2_147_483_648
+    max_connections: int = 10_000
+    max_connections_per_ip: int = 0
+    max_requests: int = 5_000
+    """In flight at the same time."""
+    drain_timeout_s: float = 600.0
+    """How long a stop waits for the requests in flight."""
+    drain_delay_s: float = 0.0
+    """How long a stop goes on listening, so that balancers notice."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
@@ -88,6 +107,11 @@ class Upstream:
     connect_timeout_s: float = 10.0
     first_byte_timeout_s: float = 600.0
     idle_timeout_s: float = 600.0
+    """Between two reads of an answer, and between two pieces of an upload that the provider takes."""
+    max_header_bytes: int = 65_536
+    """Of the head of an answer."""
+    max_connections: int = 0
+    """Open at the same time for one provider; 0: as many as there are requests."""
     ca_file: str | None = None
     """An absolute path once loaded."""
 
@@ -203,6 +227,8 @@ class ProviderSettings:
     enabled: bool = True
     base_url: str | None = None
     kind: str | None = None
+    upstream: Mapping[str, Any] = field(default_factory=_no_names)
+    """Fields of Upstream, those alone that this provider has another way."""
 
 
 def _built_in_providers() -> Mapping[str, ProviderSettings]:
@@ -234,6 +260,10 @@ class Config:
     upstream: Upstream = field(default_factory=Upstream)
     providers: Mapping[str, Provider] = field(default_factory=lambda: CATALOG)
     """Only those that are enabled, by name."""
+    upstreams: Mapping[str, Upstream] = field(
+        default_factory=lambda: MappingProxyType({name: Upstream() for name in CATALOG})
+    )
+    """What holds for each of them: ``upstream`` with the provider's own keys over it."""
     identity: Identity = field(default_factory=Identity)
     fidelity: Fidelity = field(default_factory=Fidelity)
     cors: Cors = field(default_factory=Cors)

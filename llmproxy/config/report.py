@@ -4,7 +4,9 @@ The rule: a secret is shown as ``***``, whatever it is asked for.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, TextIO
 
@@ -15,8 +17,11 @@ from llmproxy.config.model import DEFAULT_PORT
 from llmproxy.config.paths import state_dir
 from llmproxy.config.schema import SCHEMA, Kind, Named, Section
 from llmproxy.config.values import Value
+from llmproxy.providers import CATALOG
 
 MASK = "***"
+
+_VERSION_AT_THE_END = re.compile(r"/v1(?:alpha|beta)?$")
 
 
 def check_config(
@@ -44,6 +49,10 @@ def check_config(
     providers = loaded.config.providers
     noun = "provider" if len(providers) == 1 else "providers"
     out.write(f"OK: {_files(loaded)}; {len(providers)} {noun}: {', '.join(providers)}\n")
+    for name in filter(providers.__contains__, CATALOG):
+        if _VERSION_AT_THE_END.search(providers[name].base_url):
+            words = "callers send that part of the path themselves, so it would be there twice"
+            out.write(f"Note: providers.{name}.base_url ends in a version; {words}\n")
     return 0
 
 
@@ -71,7 +80,7 @@ def show_config(
         ("state_dir",): state_dir(loaded.config, environ),
     }
     out.write(f"# {_files(loaded)}\n")
-    for path, secret, value, origin in _rows(SCHEMA, loaded.settings, loaded.found, ()):
+    for path, secret, value, origin in _rows(SCHEMA, loaded.settings, loaded.found, (), loaded):
         effective = decided.get(path) if value is None else value
         shown = MASK if secret and effective is not None else _shown(effective)
         out.write(one_line(f"{shown_path(path)} = {shown}  # {origin}") + "\n")
@@ -82,15 +91,22 @@ def _files(loaded: Loaded) -> str:
     return ", ".join(str(PurePath(file)) for file in loaded.config.files) or "built-in defaults"
 
 
-def _rows(kind: Kind, value: Any, found: Checked | None, path: Path) -> Iterator[tuple[Path, bool, object, str]]:
+def _rows(
+    kind: Kind, value: Any, found: Checked | None, path: Path, loaded: Loaded
+) -> Iterator[tuple[Path, bool, object, str]]:
     """Path, whether it is a secret, value and origin of everything below ``kind``."""
     below = found.entries if isinstance(found, Group) else {}
+    if isinstance(kind, Section) and kind.partial:
+        # What is not set for this provider is as for all, and has its origin there.
+        for_all = loaded.found.entries.get("upstream")
+        below = {**(for_all.entries if isinstance(for_all, Group) else {}), **below}
+        value = replace(loaded.settings.upstream, **value)
     if isinstance(kind, Section):
         for key, inner in kind.keys.items():
-            yield from _rows(inner, getattr(value, key), below.get(key), (*path, key))
+            yield from _rows(inner, getattr(value, key), below.get(key), (*path, key), loaded)
     elif isinstance(kind, Named) and value:
         for name, one in value.items():
-            yield from _rows(kind.item, one, below.get(name), (*path, name))
+            yield from _rows(kind.item, one, below.get(name), (*path, name), loaded)
     else:
         origin = "default" if found is None else str(found.place)
         yield path, isinstance(kind, Value) and kind.secret, value, origin

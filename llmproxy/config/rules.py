@@ -16,9 +16,17 @@ def check_rules(settings: Settings, found: Group, complaints: list[Complaint]) -
         if all(complaint.path[: len(path)] != path for complaint in complaints):
             complaints.append(Complaint(place_of(found, path), path, message))
 
-    ca_file = settings.upstream.ca_file
-    if ca_file is not None and not FilePath(ca_file).is_file():
-        complain(("upstream", "ca_file"), "there is no such file")
+    ca_files: dict[Path, str | None] = {("upstream", "ca_file"): settings.upstream.ca_file}
+    for name, provider in settings.providers.items():
+        ca_files["providers", name, "upstream", "ca_file"] = provider.upstream.get("ca_file")
+    for where, ca_file in ca_files.items():
+        if ca_file is not None and not FilePath(ca_file).is_file():
+            complain(where, "there is no such file")
+
+    server = settings.server
+    if server.drain_delay_s > server.drain_timeout_s > 0:
+        words = f"must not be above server.drain_timeout_s, which is {server.drain_timeout_s:g}"
+        complain(("server", "drain_delay_s"), words)
 
     limiting = settings.features.rate_limiting
     path = ("features", "rate_limiting")

@@ -22,6 +22,7 @@ from llmproxy.config.values import (
     REDIS_ADDRESS,
     REDIS_URL,
     SECONDS,
+    SECONDS_OR_OFF,
     URL,
     Value,
     choice,
@@ -56,6 +57,8 @@ class Section:
 
     make: type
     keys: Mapping[str, "Kind"]
+    partial: bool = False
+    """It is laid over another section, so it becomes a map of those keys alone that were set: not set is not 0."""
 
 
 Kind = Value | ListOf | Named | Section
@@ -110,6 +113,20 @@ _RATE_LIMITING: Final = Section(
     },
 )
 
+# A head of 4 KiB is what a request with a long key and a dozen fields of an SDK needs; less would only break it.
+_HEADER_BYTES: Final = integer(4096)
+
+_UPSTREAM: Final[Mapping[str, Kind]] = {
+    "pool_size": integer(0),
+    "pool_idle_s": SECONDS,
+    "connect_timeout_s": SECONDS_OR_OFF,
+    "first_byte_timeout_s": SECONDS_OR_OFF,
+    "idle_timeout_s": SECONDS_OR_OFF,
+    "max_header_bytes": _HEADER_BYTES,
+    "max_connections": integer(0),
+    "ca_file": text("the path of a file"),
+}
+
 SCHEMA: Final = Section(
     model.Settings,
     {
@@ -119,20 +136,22 @@ SCHEMA: Final = Section(
                 "port": PORT,
                 "public_url": URL,
                 "peek_bytes": integer(0),
+                "header_timeout_s": SECONDS_OR_OFF,
+                "body_idle_timeout_s": SECONDS_OR_OFF,
+                "write_idle_timeout_s": SECONDS_OR_OFF,
+                "keepalive_timeout_s": SECONDS_OR_OFF,
+                "max_header_bytes": _HEADER_BYTES,
+                "max_headers": integer(16),
+                "max_body_bytes": integer(0),
+                "max_connections": integer(0),
+                "max_connections_per_ip": integer(0),
+                "max_requests": integer(0),
+                "drain_timeout_s": SECONDS_OR_OFF,
+                "drain_delay_s": SECONDS_OR_OFF,
                 "trusted_proxies": ListOf(NETWORK),
             },
         ),
-        "upstream": Section(
-            model.Upstream,
-            {
-                "pool_size": integer(0),
-                "pool_idle_s": SECONDS,
-                "connect_timeout_s": SECONDS,
-                "first_byte_timeout_s": SECONDS,
-                "idle_timeout_s": SECONDS,
-                "ca_file": text("the path of a file"),
-            },
-        ),
+        "upstream": Section(model.Upstream, _UPSTREAM),
         "providers": Named(
             Section(
                 model.ProviderSettings,
@@ -140,6 +159,7 @@ SCHEMA: Final = Section(
                     "enabled": BOOLEAN,
                     "base_url": URL,
                     "kind": choice(*KINDS),
+                    "upstream": Section(model.Upstream, _UPSTREAM, partial=True),
                 },
             ),
             "name",

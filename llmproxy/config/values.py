@@ -71,13 +71,23 @@ def integer(at_least: int, at_most: int | None = None) -> Value:
 
 def _seconds(text: str) -> float:
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
-    # An infinite time cannot be handed to a reactor; what is meant by it is a large number.
-    if not (0 < number < math.inf):
+    # An infinite time cannot be handed to a reactor; what is meant by it is 0, or else a large number.
+    if not (0 <= number < math.inf):
+        raise ValueError
+    return number + 0.0  # no -0.0
+
+
+SECONDS_OR_OFF: Final = Value("a number of seconds, at least 0", _seconds, "word")
+"""A time that may be without end: 0 is no limit."""
+
+
+def _some_seconds(text: str) -> float:
+    if not (number := _seconds(text)):
         raise ValueError
     return number
 
 
-SECONDS: Final = Value("a number of seconds above 0", _seconds, "word")
+SECONDS: Final = Value("a number of seconds above 0", _some_seconds, "word")
 
 
 def choice(*names: str, also: dict[str, str] | None = None) -> Value:

@@ -23,8 +23,17 @@ class EndReason(StrEnum):
     UPSTREAM_INVALID = "upstream_invalid"
     """The upstream sent what is no HTTP answer."""
 
+    UPSTREAM_BUSY = "upstream_busy"
+    """The upstream has `upstream.max_connections` connections, and none became free in time."""
+
     CONNECT_FAILED = "connect_failed"
-    """No connection to the upstream: its name, its address, its TLS, or no answer in time."""
+    """No connection to the upstream: its name, its address, its TLS."""
+
+    CONNECT_TIMEOUT = "connect_timeout"
+    """No connection to the upstream in `upstream.connect_timeout_s`."""
+
+    UPLOAD_TIMEOUT = "upload_timeout"
+    """The upstream took nothing of the request's body for `upstream.idle_timeout_s`."""
 
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
     """The request was sent, and the upstream did not begin to answer in `upstream.first_byte_timeout_s`."""
@@ -33,7 +42,25 @@ class EndReason(StrEnum):
     """An answer began, then nothing came for `upstream.idle_timeout_s`."""
 
     BAD_REQUEST = "bad_request"
-    """The request was refused as it is: not HTTP, too large a head, no such route, an unknown protocol."""
+    """The request was refused as it is: not HTTP, no such route, an unknown protocol."""
+
+    HEADER_TOO_LARGE = "header_too_large"
+    """The request's head was larger than `server.max_header_bytes`, or had more fields than `server.max_headers`."""
+
+    HEADER_TIMEOUT = "header_timeout"
+    """The request's head was not complete in `server.header_timeout_s`."""
+
+    BODY_TOO_LARGE = "body_too_large"
+    """The request's body was larger than `server.max_body_bytes`."""
+
+    BODY_IDLE_TIMEOUT = "body_idle_timeout"
+    """Nothing came of the request's body for `server.body_idle_timeout_s`."""
+
+    WRITE_IDLE_TIMEOUT = "write_idle_timeout"
+    """The caller took nothing of its answer for `server.write_idle_timeout_s`."""
+
+    OVERLOADED = "overloaded"
+    """There were `server.max_requests` requests in flight already."""
 
     DRAIN = "drain"
     """The proxy was stopping."""

@@ -68,8 +68,53 @@ _ALL = (
         "header_fields_too_large",
         431,
         PROXY,
-        EndReason.BAD_REQUEST,
-        "The proxy takes 64 KiB of header fields at most, and this request has more. Send fewer or smaller ones.",
+        EndReason.HEADER_TOO_LARGE,
+        "The proxy takes no header as large as this request's. Send fewer or smaller fields.",
+    ),
+    ErrorClass(
+        "uri_too_long",
+        414,
+        PROXY,
+        EndReason.HEADER_TOO_LARGE,
+        "The proxy takes no request target as long as this one. Send what is long in the body.",
+    ),
+    ErrorClass(
+        "body_too_large",
+        413,
+        PROXY,
+        EndReason.BODY_TOO_LARGE,
+        "The proxy takes no body as large as this one. Send less, or have the operator of the proxy raise "
+        "server.max_body_bytes.",
+    ),
+    ErrorClass(
+        "header_timeout",
+        408,
+        PROXY,
+        EndReason.HEADER_TIMEOUT,
+        "The proxy did not get the whole header in time. Try again; if it stays so, check the network between you and "
+        "the proxy.",
+    ),
+    ErrorClass(
+        "body_idle_timeout",
+        408,
+        PROXY,
+        EndReason.BODY_IDLE_TIMEOUT,
+        "The proxy waited too long for the rest of the body and gave up. Send it without long pauses.",
+    ),
+    ErrorClass(
+        "overloaded",
+        503,
+        PROXY,
+        EndReason.OVERLOADED,
+        "The proxy has as many requests in flight as it may have, and sent this one nowhere. Try again soon.",
+    ),
+    ErrorClass(
+        "draining",
+        503,
+        PROXY,
+        EndReason.DRAIN,
+        "The proxy is stopping, and gave this request up. The provider may have begun to work on it, so the proxy did "
+        "not send it again; you may.",
     ),
     ErrorClass(
         "expectation_failed",
@@ -126,7 +171,7 @@ _ALL = (
         "upstream_connect_timeout",
         504,
         UPSTREAM,
-        EndReason.CONNECT_FAILED,
+        EndReason.CONNECT_TIMEOUT,
         "{upstream} did not accept a connection in time, and nothing was sent. Try again later.",
     ),
     ErrorClass(
@@ -136,6 +181,22 @@ _ALL = (
         EndReason.CONNECT_FAILED,
         "No trusted TLS connection to {upstream} could be made, and nothing was sent. Have the operator "
         "of the proxy check the certificate, upstream.ca_file and the clock.",
+    ),
+    ErrorClass(
+        "upstream_busy",
+        503,
+        PROXY,
+        EndReason.UPSTREAM_BUSY,
+        "The proxy has as many connections to {upstream} as it may have, and none became free in time. Nothing was "
+        "sent. Try again soon.",
+    ),
+    ErrorClass(
+        "upstream_upload_timeout",
+        504,
+        UPSTREAM,
+        EndReason.UPLOAD_TIMEOUT,
+        "{upstream} stopped taking the body of the request. It may have begun to work on it, so the proxy did not "
+        "send it again; you may.",
     ),
     ErrorClass(
         "upstream_reset",
@@ -177,6 +238,14 @@ ERROR_CLASSES: Mapping[str, ErrorClass] = MappingProxyType({each.name: each for 
 UNKNOWN_ROUTE: Final = ERROR_CLASSES["unknown_route"]
 BAD_REQUEST: Final = ERROR_CLASSES["bad_request"]
 HEADER_FIELDS_TOO_LARGE: Final = ERROR_CLASSES["header_fields_too_large"]
+URI_TOO_LONG: Final = ERROR_CLASSES["uri_too_long"]
+BODY_TOO_LARGE: Final = ERROR_CLASSES["body_too_large"]
+HEADER_TIMEOUT: Final = ERROR_CLASSES["header_timeout"]
+BODY_IDLE_TIMEOUT: Final = ERROR_CLASSES["body_idle_timeout"]
+OVERLOADED: Final = ERROR_CLASSES["overloaded"]
+DRAINING: Final = ERROR_CLASSES["draining"]
+UPSTREAM_BUSY: Final = ERROR_CLASSES["upstream_busy"]
+UPSTREAM_UPLOAD_TIMEOUT: Final = ERROR_CLASSES["upstream_upload_timeout"]
 EXPECTATION_FAILED: Final = ERROR_CLASSES["expectation_failed"]
 UPGRADE_REQUIRED: Final = ERROR_CLASSES["upgrade_required"]
 NOT_IMPLEMENTED: Final = ERROR_CLASSES["not_implemented"]
@@ -254,7 +323,9 @@ def _openai(error: ProxyError) -> dict[str, object]:
 
 
 # "error.type" where it is not invalid_request_error (4xx) or api_error (5xx).
-_ANTHROPIC_TYPES = MappingProxyType({404: "not_found_error", 413: "request_too_large", 504: "timeout_error"})
+_ANTHROPIC_TYPES = MappingProxyType(
+    {404: "not_found_error", 408: "timeout_error", 413: "request_too_large", 504: "timeout_error"}
+)
 
 
 def _anthropic(error: ProxyError, request_id: str) -> dict[str, object]:
@@ -267,6 +338,7 @@ def _anthropic(error: ProxyError, request_id: str) -> dict[str, object]:
 _GEMINI_STATUSES = MappingProxyType(
     {
         404: "NOT_FOUND",
+        408: "DEADLINE_EXCEEDED",
         417: "FAILED_PRECONDITION",
         426: "FAILED_PRECONDITION",
         501: "UNIMPLEMENTED",

@@ -9,6 +9,7 @@ readers that disagree about where it ends are how requests are smuggled.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,19 +23,26 @@ UNTIL_CLOSE: Final = "until_close"
 
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+;=]*)(:[0-9]{0,5})?\Z")
 """RFC 3986 3.2.2, less the comma: no host name has one, and two Host fields combined do."""
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 _DIGITS: Final = re.compile(rb"[0-9]{1,19}\Z")
+
+
+HEADER_TIMEOUT: Final = "header_timeout"
+BODY_IDLE_TIMEOUT: Final = "body_idle_timeout"
+"""Error classes of a message that was refused for not coming in time."""
 
 
 class FramingError(Exception):
     """A head that must not be acted on.
 
     ``status`` is the status code to answer with when it came from a caller; the text is one sentence for people
-    and holds nothing that the peer sent.
+    and holds nothing that the peer sent. ``error_class`` names what is not told by the status alone, or is empty.
     """
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, error_class: str = "") -> None:
         super().__init__(text)
         self.status = status
+        self.error_class = error_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +132,34 @@ def judge_request(method: bytes, target: bytes, version: bytes, index: Index) ->
     if method == b"CONNECT":
         raise FramingError(501, "this is a gateway to LLM providers, not a forward proxy")
     if not is_origin_form(target) and not (method == b"OPTIONS" and target == b"*"):
-        # Stricter than RFC 9112 3.2.2, which has a server accept the absolute form: the host in it must never
-        # choose where a request goes.
         raise FramingError(400, "the request target must be a path")
     expect = index.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         # RFC 9110 10.1.1: a server that gets another expectation "MAY respond with a 417 (Expectation Failed)".
         raise FramingError(417, "the only expectation understood here is 100-continue")
     return request_body(version, index)
+
+
+def origin_form(method: bytes, target: bytes, index: Index, own: Callable[[], Collection[bytes]]) -> bytes:
+    """The origin form of a target that does not begin with a slash, where it has one that may be used.
+
+    RFC 9112 3.2.2: "a server MUST accept the absolute-form in requests", so that of our own authority is accepted. The
+    host in a target never chooses where a request goes: any other is refused, and so is one that Host contradicts.
+
+    :param own: the lower-case authorities of this server; asked only when the target is in absolute form.
+    :raises FramingError: when the target names another server.
+    """
+    found = _ABSOLUTE.match(target)
+    if found is None or method == b"CONNECT":
+        return target  # judge_request knows what it is
+    authority = found[2].lower()
+    if authority not in own():
+        raise FramingError(400, "the request target names another server; send the path alone")
+    if index.get(b"host", b"").lower() != authority:
+        # RFC 9112 3.2: Host is "identical to that authority component".
+        raise FramingError(400, "the request target and the Host field name two servers")
+    path = found[3]
+    return path if path[:1] == b"/" else b"/" + path
 
 
 def wants_close(version: bytes, index: Index) -> bool:

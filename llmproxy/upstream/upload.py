@@ -7,7 +7,6 @@ started is given away in one piece, and can be given again; once streaming has b
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +25,8 @@ from llmproxy.wire.request import Request
 IN_ONE_PIECE_BYTES = 64 * 1024
 """Up to here a body that is all there is joined and written with the head; a larger one is not copied together."""
 
-
 SMALL_BYTES = 4096
+"""Pieces below this are joined while they are held: as objects of their own they would cost many times their size."""
 
 
 @implementer(IBodyProducer)
@@ -44,6 +43,24 @@ class Upload:
     :ivar trailers: trailer fields that may be passed on, known once the body has ended.
     """
 
+    __slots__ = (
+        "_broken",
+        "_consumer",
+        "_done",
+        "_held",
+        "_keep_trailers",
+        "_look",
+        "_looked",
+        "_looking",
+        "_paused",
+        "_request",
+        "_started",
+        "complete",
+        "length",
+        "received_bytes",
+        "trailers",
+    )
+
     def __init__(
         self,
         request: Request,
@@ -58,7 +75,7 @@ class Upload:
         self._broken = broken
         self._keep_trailers = keep_trailers
         self._looking = True
-        self._held: deque[bytes | bytearray] = deque()
+        self._held: list[bytes | bytearray] = []
         self._paused = False
         self._consumer: Any = None
         self._done: Deferred[None] | None = None
@@ -75,7 +92,7 @@ class Upload:
         if self._started or not self.complete or self.received_bytes > IN_ONE_PIECE_BYTES:
             return None
         if len(self._held) > 1:
-            self._held = deque([b"".join(self._held)])
+            self._held = [b"".join(self._held)]
         return bytes(self._held[0]) if self._held else b""
 
     # -- BodyReceiver ----------------------------------------------------------------------------------------
@@ -100,7 +117,6 @@ class Upload:
     def _hold(self, data: bytes) -> None:
         held = self._held
         if len(data) < SMALL_BYTES and len(held[-1]) < SMALL_BYTES:
-            # Many small chunks would cost many times their size as objects of their own.
             last = held[-1]
             if not isinstance(last, bytearray):
                 last = held[-1] = bytearray(last)
@@ -140,7 +156,7 @@ class Upload:
         """Write what is held at the upstream's pace; then the caller may go on, or the body is over."""
         held = self._held
         while held and not self._paused and self._consumer is not None:
-            self._consumer.write(bytes(held.popleft()))
+            self._consumer.write(bytes(held.pop(0)))
         if held or self._consumer is None:
             return
         if self.complete:
@@ -163,7 +179,8 @@ class Upload:
             self._drain()
 
     def stopProducing(self) -> None:
-        """The upstream wants no more of it; what the caller still sends is dropped."""
+        """The upstream wants no more of it, or has had all; what is held or the caller still sends is dropped."""
+        self._started = True
         self._consumer = self._done = None
         self._held.clear()
         self._looking = False

@@ -36,7 +36,7 @@ from llmproxy.upstream.origin import Progress, RawHeaders
 from llmproxy.upstream.relay import Relay
 from llmproxy.upstream.upload import Upload
 from llmproxy.web import failures, uploads
-from llmproxy.wire.client import Response
+from llmproxy.wire.response import Response
 
 if TYPE_CHECKING:
     from llmproxy.web.context import Context, Route
@@ -50,6 +50,8 @@ DONE = "done"
 
 _STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 _MAX_ID_CHARACTERS = 256
+RETRY_AFTER_S = 1
+"""When to try again where there is no room at the moment: soon."""
 
 
 class Exchange:
@@ -74,6 +76,7 @@ class Exchange:
     streamed = False
     error_class = ""
     upstream_request_id = ""
+    _in_flight = False
     _settled = False
     _end_reason = EndReason.OK
     _peek: BodyPeek | None = None
@@ -105,6 +108,8 @@ class Exchange:
         if b"websocket" in f.tokens(request.index.get(b"upgrade")):
             self._refuse_websocket()
             return
+        if not self._enter():
+            return
         if request.body is framing.NO_BODY:
             self._forward()
             return
@@ -114,6 +119,17 @@ class Exchange:
             look = self._peek.feed
         self._upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
         request.receive_body(self._upload)
+
+    def _enter(self) -> bool:
+        """Count this exchange among those in flight, unless there are as many as there may be."""
+        site = self.request.site
+        most = self.context.config.server.max_requests
+        if most and site.in_flight >= most:
+            self.fail(ProxyError(errors.OVERLOADED, retry_after_s=RETRY_AFTER_S))
+            return False
+        site.in_flight += 1
+        self._in_flight = True
+        return True
 
     def _refuse_websocket(self) -> None:
         # A client that asks for a WebSocket falls back to plain requests at once on 426, and on nothing else as
@@ -246,7 +262,8 @@ class Exchange:
             self._broke(reason)
             return
         title = self.route.provider.title if self.route is not None else "The provider"
-        self.fail(ProxyError(error_class, upstream=title))
+        retry_after_s = RETRY_AFTER_S if error_class is errors.UPSTREAM_BUSY else None
+        self.fail(ProxyError(error_class, upstream=title, retry_after_s=retry_after_s))
 
     def _broke(self, reason: Failure) -> None:
         """A fault of ours."""
@@ -291,10 +308,18 @@ class Exchange:
         self.settle(EndReason.CLIENT_GONE)
         self._drop_upstream()
 
-    def drained(self) -> None:
-        """The proxy stops and cannot wait: the answer, if one has begun, is cut when the connection closes."""
-        self.settle(EndReason.DRAIN)
+    def not_taken(self) -> None:
+        """The caller is there, and takes nothing of its answer."""
+        if self._settled:
+            return
+        self.settle(EndReason.WRITE_IDLE_TIMEOUT)
         self._drop_upstream()
+
+    def drained(self) -> None:
+        """The proxy stops and cannot wait: an answer that has begun is cut; where none has, that is the answer."""
+        if not self._settled:
+            self.fail(ProxyError(errors.DRAINING, retry_after_s=RETRY_AFTER_S))
+            self._drop_upstream()
 
     def finished(self) -> None:
         """The answer is complete, whoever gave it."""
@@ -315,6 +340,8 @@ class Exchange:
         if self._settled:
             return
         self._settled = True
+        if self._in_flight:
+            self.request.site.in_flight -= 1
         if self.context.config.log.access:
             try:
                 self.context.write_access(self._access_event(end_reason))

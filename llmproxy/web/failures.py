@@ -10,8 +10,16 @@ from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ErrorClass, ProxyError
 from llmproxy.core.framing import FramingError
 from llmproxy.wire import dial
-from llmproxy.wire.client import AnswerCut, FirstByteTimeout, IdleTimeout, InvalidAnswer, NeverAnswered
 from llmproxy.wire.dial import DialError
+from llmproxy.wire.upstream_error import (
+    AnswerCut,
+    FirstByteTimeout,
+    IdleTimeout,
+    InvalidAnswer,
+    NeverAnswered,
+    UploadTimeout,
+    UpstreamBusy,
+)
 
 _DIAL_STEPS = {
     dial.NAME: errors.UPSTREAM_NAME_FAILED,
@@ -22,6 +30,8 @@ _DIAL_STEPS = {
 }
 
 _REFUSALS = {
+    413: errors.BODY_TOO_LARGE,
+    414: errors.URI_TOO_LONG,
     417: errors.EXPECTATION_FAILED,
     431: errors.HEADER_FIELDS_TOO_LARGE,
     501: errors.NOT_IMPLEMENTED,
@@ -41,6 +51,10 @@ def before_the_head(reason: Failure) -> ErrorClass | None:
         return errors.UPSTREAM_FIRST_BYTE_TIMEOUT
     if isinstance(error, InvalidAnswer):
         return errors.UPSTREAM_INVALID_ANSWER
+    if isinstance(error, UploadTimeout):
+        return errors.UPSTREAM_UPLOAD_TIMEOUT
+    if isinstance(error, UpstreamBusy):
+        return errors.UPSTREAM_BUSY
     return None
 
 
@@ -53,13 +67,13 @@ def within_the_body(reason: Failure) -> EndReason:
             return EndReason.IDLE_TIMEOUT
         if each.check(InvalidAnswer) is not None:
             return EndReason.UPSTREAM_INVALID
+        if each.check(UploadTimeout) is not None:
+            return EndReason.UPLOAD_TIMEOUT
     return EndReason.UPSTREAM_TRUNCATED
 
 
 def refused(error: FramingError) -> ProxyError:
     """The error for a request that the framing rules refuse; its own sentence follows the class's."""
-    error_class = _REFUSALS.get(error.status, errors.BAD_REQUEST)
-    if error_class is errors.HEADER_FIELDS_TOO_LARGE:
-        return ProxyError(error_class)
+    error_class = errors.ERROR_CLASSES.get(error.error_class) or _REFUSALS.get(error.status, errors.BAD_REQUEST)
     text = str(error)
     return ProxyError(error_class, detail=text[:1].upper() + text[1:] + ".")

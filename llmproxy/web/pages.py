@@ -86,9 +86,13 @@ class State(Resource):
         self._state = state
 
     def render(self, request: ProxyRequest) -> bytes | int:
-        """One word."""
+        """One word. What distributes requests is told to send no more before the proxy stops to take them."""
         request.exchange.route_name = "health"
-        return _answer(request, b"application/json", msgspec.json.encode({"status": self._state}))
+        state = self._state
+        if state == "ready" and request.site.draining:
+            request.setResponseCode(503, b"Service Unavailable")
+            state = "draining"
+        return _answer(request, b"application/json", msgspec.json.encode({"status": state}))
 
 
 class Index(Resource):

@@ -20,13 +20,15 @@ from llmproxy.web import failures
 from llmproxy.web.caller import Caller
 from llmproxy.web.context import Context
 from llmproxy.web.exchange import Exchange
+from llmproxy.wire.channel import Channel
 from llmproxy.wire.request import Request
-from llmproxy.wire.server import Channel, Site
+from llmproxy.wire.server import Site
 
 
 class ProxyChannel(Channel):
     """A connection with its caller."""
 
+    __slots__ = ("caller",)
     caller: Caller
 
     def connectionMade(self) -> None:
@@ -91,6 +93,10 @@ class ProxyRequest(Request):
         del self.exchange  # nothing asks for it after a proper end, and the two would keep each other alive
         exchange.finished()
 
+    def not_taken(self) -> None:
+        """The caller reads nothing of its answer: the exchange ends with that."""
+        (self.__dict__.get("exchange") or self._admit()).not_taken()
+
     def end_by_drain(self) -> None:
         """The proxy stops; a pipelined request that was never begun gets its event too."""
         (self.__dict__.get("exchange") or self._admit()).drained()
@@ -106,18 +112,27 @@ class ProxySite(Site):
     """The site of one proxy.
 
     :ivar context: what new exchanges are given.
+    :ivar in_flight: how many exchanges with a provider have begun and not ended.
     """
 
     requestFactory = ProxyRequest
     channelFactory = ProxyChannel
 
     def __init__(self, resource: IResource, context: Context, reactor: IReactorTime) -> None:
-        super().__init__(resource, reactor)
+        super().__init__(resource, reactor, context.config.server)
         self.context = context
+        self.in_flight = 0
+
+    def replace(self, resource: IResource, context: Context) -> None:
+        """A new configuration, for the requests that begin from now on."""
+        self.resource = resource
+        self.context = context
+        self.limits = context.config.server
 
     def stop(self) -> None:
         """End every exchange and connection now."""
+        self.draining = self.closing = True
         for channel in list(self.channels):
             for request in channel.requests():
                 cast(ProxyRequest, request).end_by_drain()
-            channel.abortConnection()
+        super().stop()

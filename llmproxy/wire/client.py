@@ -1,306 +1,227 @@
-"""The client side of HTTP/1.1: one connection to an upstream, and the answer that comes over it.
+"""The client side of HTTP/1.1: one connection to an upstream, and the request that it carries.
 
 A connection carries one request at a time. Its life: idle -> sending and waiting -> receiving -> idle or closed.
 It goes back to idle only if both messages ended as their framing said, the upstream did not ask for a close, and
 not a byte came that nobody asked for; in every other case it is closed, because what such a connection says next
 could be taken for the answer to somebody else's request.
-
-The answer is a ``twisted.web`` ``IResponse`` with the raw header fields beside it. ``deliverBody`` gives the
-pieces of the body, without framing, to any protocol. A protocol that has a method ``read_done`` is told after each
-read of the socket that no more comes from this one, so that it can write once for each read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httptools
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, IReactorTime, ITCPTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IConsumer, IProtocol, IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone, ResponseFailed
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
+from twisted.web.client import ResponseFailed
+from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
+from llmproxy.config.model import Upstream
 from llmproxy.core import fields as f
 from llmproxy.core import framing
 from llmproxy.core.fields import Fields, Index
-from llmproxy.core.framing import BodyFraming, FramingError
+from llmproxy.core.framing import FramingError
 from llmproxy.wire.direct import Writer, quiet_check, writer_for
+from llmproxy.wire.response import ENDED, ENDED_WITH_CONNECTION, Response
+from llmproxy.wire.upstream_error import (
+    AnswerCut,
+    FirstByteTimeout,
+    IdleTimeout,
+    InvalidAnswer,
+    NeverAnswered,
+    UploadTimeout,
+    UpstreamError,
+)
 
 READ_BYTES: Final = 32 * 1024
-MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_FIELDS: Final = 256
+"""How many header fields one answer may have; the providers send some 30."""
 MAX_INTERIM_ANSWERS: Final = 16
 MAX_EMPTY_BYTES: Final = 128 * 1024
 """How much may come within a body that is no body: trailers and chunk extensions."""
 
 _NOT_IN_INTERIM: Final = f.HOP_BY_HOP | {b"content-length"}
-_DONE: Final = Failure(ResponseDone())
-_MAYBE_DONE: Final = Failure(PotentialDataLoss())
 
 
-class UpstreamError(Exception):
-    """The upstream did not give a usable answer. The text is for logs: no address, nothing the upstream sent."""
-
-
-class NeverAnswered(UpstreamError):
-    """The connection ended before the first byte of an answer.
-
-    :ivar sent_bytes: how many bytes of the request had been handed to the socket.
-    :ivar reused: whether the connection had served a request before.
-    """
-
-    def __init__(self, sent_bytes: int, reused: bool) -> None:
-        super().__init__("the connection ended before an answer began")
-        self.sent_bytes = sent_bytes
-        self.reused = reused
-
-
-class InvalidAnswer(UpstreamError):
-    """What the upstream sent is not an HTTP/1.1 answer that can be relayed."""
-
-
-class AnswerCut(UpstreamError):
-    """The connection ended in the middle of an answer."""
-
-
-class FirstByteTimeout(UpstreamError):
-    """No answer began in time."""
-
-
-class IdleTimeout(UpstreamError):
-    """The answer stopped coming for too long."""
-
-
-@dataclass(slots=True, repr=False)
 class OutgoingRequest:
-    """A request as it is to be written.
+    """A request as it is to be written, and the Deferred that its answer is for.
 
     :ivar head: the whole head as it is sent, framing included. Whoever makes it has checked that it is one.
     :ivar body: None for no body; one whose ``data`` attribute is not None is written in one piece with the head.
     :ivar chunked: whether the body's pieces are framed as chunks.
     :ivar on_interim: called with ``(status, reason, fields)`` for interim answers other than 100.
+    :ivar result: fires with the head of the final answer, or fails with an UpstreamError; None once it has, or was
+        cancelled, which drops the connection.
+    :ivar connection: the connection that carries it.
     """
 
-    method: bytes
-    head: bytes
-    body: IBodyProducer | None = None
-    chunked: bool = False
-    on_interim: Callable[[int, bytes, Fields], None] | None = None
+    __slots__ = ("body", "chunked", "connection", "head", "method", "on_interim", "result")
+
+    def __init__(
+        self,
+        method: bytes,
+        head: bytes,
+        body: IBodyProducer | None = None,
+        chunked: bool = False,
+        on_interim: Callable[[int, bytes, Fields], None] | None = None,
+    ) -> None:
+        self.method = method
+        self.head = head
+        self.body = body
+        self.chunked = chunked
+        self.on_interim = on_interim
+        self.connection: ClientConnection | None = None
+        self.result: Any = Deferred(self._cancelled)
 
     def __repr__(self) -> str:
         """The method only: the head holds keys."""
         return f"<OutgoingRequest {self.method!r}>"
 
+    def _cancelled(self, _: Deferred[Any]) -> None:
+        self.result = None  # cancel() fails it
+        if self.connection is not None:
+            self.connection.abort()
 
-@implementer(IResponse, IPushProducer)
-class Response:
-    """An answer: its head, and the body while it comes. Also the producer of that body, until it has ended.
-
-    :ivar fields: the raw header fields in order.
-    :ivar index: the same as a look-up table.
-    :ivar trailers: the raw trailer fields, once the body has ended.
-    :ivar body: how the body ends.
-    """
-
-    previousResponse = None
-    request: Any = None
-    _protocol: IProtocol | None = None
-    _read_done: Callable[[], None] | None = None
-    _ended: Failure | None = None
-
-    def __init__(
-        self,
-        connection: ClientConnection,
-        is_http_1_1: bool,
-        status: int,
-        reason: bytes,
-        fields: Fields,
-        index: Index,
-        body: BodyFraming,
-    ) -> None:
-        self.version = (b"HTTP", 1, 1 if is_http_1_1 else 0)
-        self.code = status
-        self.phrase = reason
-        self.fields = fields
-        self.index = index
-        self.body = body
-        self.length: object = UNKNOWN_LENGTH
-        if body.kind == framing.LENGTH:
-            self.length = body.length_bytes
-        elif body.kind == framing.NONE:
-            self.length = 0
-        self.trailers: Fields = []
-        self._connection: ClientConnection | None = connection
-        self._early: list[bytes] = []
-
-    @property
-    def headers(self) -> Headers:
-        """The header fields as twisted.web has them; made anew at each use."""
-        headers = Headers()
-        for name, value in self.fields:
-            headers.addRawHeader(name, value)
-        return headers
-
-    def setPreviousResponse(self, response: IResponse) -> None:
-        """There is none: redirects are handed to the caller."""
-        raise NotImplementedError("redirects are not followed")
-
-    def deliverBody(self, protocol: IProtocol) -> None:
-        """Give the body to ``protocol``, whose transport is this object (an IPushProducer).
-
-        Its ``connectionLost`` gets a Failure of ``ResponseDone``, of ``PotentialDataLoss`` (the body ended with the
-        connection, in peace), or of ``ResponseFailed`` with an :class:`UpstreamError` among its reasons.
-        """
-        self._protocol = protocol
-        self._read_done = getattr(protocol, "read_done", None)
-        protocol.makeConnection(self)  # type: ignore[arg-type]
-        early, self._early = self._early, []
-        for data in early:
-            protocol.dataReceived(data)
-        if self._ended is not None:
-            protocol.connectionLost(self._ended)
-        elif early:
-            self.resumeProducing()
-
-    # -- from the connection ---------------------------------------------------------------------------------
-
-    def body_received(self, data: bytes) -> None:
-        """A piece of the body."""
-        if self._protocol is None:
-            self._early.append(data)
-            self.pauseProducing()
-        else:
-            self._protocol.dataReceived(data)
-
-    def read_done(self) -> None:
-        """All of one read has been delivered."""
-        if self._read_done is not None:
-            self._read_done()
-
-    def end(self, reason: Failure) -> None:
-        """Nothing more comes. From here on this producer cannot touch the connection, which may serve another."""
-        self._connection = self._read_done = None
-        self._ended = reason
-        protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            protocol.connectionLost(reason)
-
-    # -- IPushProducer ---------------------------------------------------------------------------------------
-
-    def pauseProducing(self) -> None:
-        """Stop reading from the upstream."""
-        if self._connection is not None:
-            self._connection.pause_reading()
-
-    def resumeProducing(self) -> None:
-        """Read on."""
-        if self._connection is not None:
-            self._connection.resume_reading()
-
-    def stopProducing(self) -> None:
-        """The body is not wanted any more: drop the connection now, so that the upstream stops working for us."""
-        if self._connection is not None:
-            self._connection.abort()
-
-    loseConnection = abortConnection = stopProducing
-
-    # What a protocol may ask of its transport; nothing is ever written through a response.
-    def write(self, data: bytes) -> None:
-        """A response cannot be written to."""
-        raise TypeError("a response has no way back")
+    def failed(self, error: Exception | Failure) -> None:
+        """There will be no answer."""
+        self.connection = None
+        result, self.result = self.result, None
+        if result is not None:
+            result.errback(error)
 
 
-@implementer(IConsumer)
-class ClientConnection(Protocol):
+@implementer(IProtocol, IConsumer)
+class ClientConnection:
     """One connection to an origin.
 
     :param clock: for deadlines.
-    :param first_byte_timeout_s: how long to wait for an answer's first byte, from the last byte of the request.
-    :param idle_timeout_s: how long an answer may stop coming while it is being read.
+    :param limits: ``first_byte_timeout_s``, how long to wait for an answer's first byte, from the last byte of the
+        request; ``idle_timeout_s``, how long an answer may stop coming while it is being read, and how long the
+        upstream may take no byte of a request while bytes wait for it (0: for ever); ``max_header_bytes``.
     :param on_idle: called with the connection when it is ready for another request.
     :param on_closed: called with the connection when it is gone.
     :ivar served: requests begun on this connection.
     :ivar is_quiet: whether the connection, while idle, still looks alive to the kernel.
     :ivar deadline: when to give up waiting, on ``clock``; None while nothing is waited for.
+    :ivar sending: whether the request may not be out yet; whoever looks at ``deadline`` then calls :meth:`look`.
+    :ivar deliver: takes the pieces of the body; None until somebody has asked for it.
+    :ivar read_done: called when all of one read has been delivered.
     """
 
+    # A stream that is idle for minutes is mostly this object: slots make it small, and are quicker than a dictionary.
+    __slots__ = (
+        "_answer_begun",
+        "_complete",
+        "_failure",
+        "_feed",
+        "_fields",
+        "_first_byte_timeout_s",
+        "_idle_timeout_s",
+        "_in_head",
+        "_interim",
+        "_interim_head",
+        "_keep",
+        "_max_header_bytes",
+        "_now",
+        "_on_closed",
+        "_on_idle",
+        "_outgoing",
+        "_parser",
+        "_read_held",
+        "_reason",
+        "_response",
+        "_sent_before",
+        "_stalled_at",
+        "_uncounted",
+        "_unmoved",
+        "_uploading",
+        "_writer",
+        "closed",
+        "deadline",
+        "deliver",
+        "idle_since",
+        "is_quiet",
+        "read_done",
+        "sending",
+        "served",
+        "transport",
+    )
+
     is_quiet: Callable[[], bool]
+    transport: Any
+    _in_head: bool
+    _uncounted: int
+    _unmoved: tuple[int, int]
     _writer: Writer
 
     def __init__(
         self,
         clock: IReactorTime,
-        first_byte_timeout_s: float,
-        idle_timeout_s: float,
+        limits: Upstream,
         on_idle: Callable[[ClientConnection], None],
         on_closed: Callable[[ClientConnection], None],
     ) -> None:
         self._now = clock.seconds
-        self._first_byte_timeout_s = first_byte_timeout_s
-        self._idle_timeout_s = idle_timeout_s
+        self._first_byte_timeout_s = limits.first_byte_timeout_s
+        self._idle_timeout_s = limits.idle_timeout_s
+        self._max_header_bytes = limits.max_header_bytes
         self._on_idle = on_idle
         self._on_closed = on_closed
         self.served = 0
         self.deadline: float | None = None
+        self.sending = False
         self.idle_since = 0.0
         self.closed = False
+        self.deliver: Callable[[bytes], None] | None = None
+        self.read_done: Callable[[], None] | None = None
         self._parser: Any = None
+        self._feed: Any = None
         self._outgoing: OutgoingRequest | None = None
-        self._result: Deferred[Response] | None = None
         self._response: Response | None = None
-        self._uploading = False
-        self._sent_before = 0
-        self._answer_begun = False
-        self._head_bytes = 0
-        self._empty_bytes = 0
-        self._interim = 0
-        self._in_head = True
-        self._interim_head = False
-        self._reason = b""
-        self._fields: Fields = []
-        self._index: Index = {}
-        self._trailers: Fields = []
-        self._keep = True
-        self._complete = False
-        self._read_held = False
         self._failure: UpstreamError | None = None
+        self._uploading = self._read_held = self._interim_head = self._complete = False
 
     # -- IProtocol -------------------------------------------------------------------------------------------
 
+    def makeConnection(self, transport: Any) -> None:
+        """See IProtocol."""
+        self.transport = transport
+        self.connectionMade()
+
     def connectionMade(self) -> None:
         """Set the socket up as on the caller's side."""
-        transport: Any = self.transport
+        transport = self.transport
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
         transport.bufferSize = READ_BYTES
         self._writer = writer_for(transport)
         self.is_quiet = quiet_check(transport)
+        self._new_parser()
+
+    def _new_parser(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._feed = self._parser.feed_data
 
     def dataReceived(self, data: bytes) -> None:
         """Parse what came. Bytes that nobody asked for end the connection."""
-        if self.closed:
-            return
-        if self._outgoing is None:
-            self.abort()
+        outgoing = self._outgoing
+        if outgoing is None or self.closed:
+            if not self.closed:
+                self.abort()
             return
         self._answer_begun = True
-        # An interim answer starts no clock: the caller may still be sending.
-        if self._idle_timeout_s and self._response is not None and not self._read_held:
-            self.deadline = self._now() + self._idle_timeout_s
-        if self._in_head:
-            self._head_bytes += len(data)
-        self._empty_bytes += len(data)
+        self._uncounted += len(data)
         try:
-            self._parser.feed_data(data)
+            if outgoing.method == b"HEAD":
+                self._feed_lines(data)
+            else:
+                self._feed(data)
         except httptools.HttpParserUpgrade:
             self._fail(InvalidAnswer("the upstream switched protocols without being asked"))
         except httptools.HttpParserError as error:
@@ -308,48 +229,53 @@ class ClientConnection(Protocol):
                 self._keep = False  # bytes after the end of the answer
             else:
                 self._fail(_invalid(error))
-        if self._failure is None and not self._complete and self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(InvalidAnswer("the answer's header fields are too large"))
-        if self._failure is None and self._empty_bytes > MAX_EMPTY_BYTES and not self._in_head:
-            self._fail(InvalidAnswer("the answer's trailers or chunk extensions are too large"))
+        if self._complete and self._failure is None:
+            self._finish()
+            return
+        if self._uncounted > (self._max_header_bytes if self._in_head else MAX_EMPTY_BYTES):
+            self._fail(InvalidAnswer("the answer's header or trailer fields or chunk extensions are too large"))
         if self._failure is not None:
             self.abort()
-            return
-        response = self._response
-        if self._complete:
-            self._finish()
-        elif response is not None:
-            response.read_done()
+        elif self._response is not None:  # an interim answer starts no clock: the caller may still be sending
+            if self._idle_timeout_s and not self._read_held:
+                self.deadline = self._now() + self._idle_timeout_s
+            if self.read_done is not None:
+                self.read_done()
+
+    def _feed_lines(self, data: bytes) -> None:
+        """llhttp cannot be told that the answer to a HEAD has no body, so it is shown no byte behind the head."""
+        for line in data.splitlines(keepends=True):
+            if self._complete:
+                self._keep = False
+                return
+            self._feed(line)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone; say what that means for the request under way."""
         self.closed = True
         self.deadline = None
+        self.sending = False
         outgoing, self._outgoing = self._outgoing, None
+        self._parser = self._feed = self.deliver = self.read_done = None
         self._on_closed(self)
         if outgoing is None:
             return
         self._stop_upload(outgoing)
-        response, result = self._response, self._result
-        self._response = self._result = None
+        response, self._response = self._response, None
+        error: UpstreamError | None = self._failure
         if response is not None:
-            if (
-                self._failure is None
-                and response.body.kind == framing.UNTIL_CLOSE
-                and reason.check(ConnectionDone) is not None
-            ):
-                response.end(_MAYBE_DONE)
+            if error is None and response.body.kind == framing.UNTIL_CLOSE and reason.check(ConnectionDone) is not None:
+                response.end(ENDED_WITH_CONNECTION)
             else:
-                error = self._failure or AnswerCut("the connection ended in the middle of the answer")
+                error = error or AnswerCut("the connection ended in the middle of the answer")
                 response.end(Failure(ResponseFailed([Failure(error)], response)))
-        elif result is not None:
-            if self._failure is not None:
-                error = self._failure
-            elif self._answer_begun:
+            return
+        if error is None:
+            if self._answer_begun:
                 error = AnswerCut("the connection ended in the middle of the answer's head")
             else:
                 error = NeverAnswered(self.sent_bytes, self.served > 1)
-            result.errback(Failure(error))
+        outgoing.failed(error)
 
     # -- a request -------------------------------------------------------------------------------------------
 
@@ -358,54 +284,35 @@ class ClientConnection(Protocol):
         """Bytes of the present request that were handed to the socket."""
         return self._writer.sent_bytes - self._sent_before
 
-    @property
-    def busy(self) -> bool:
-        """Whether a request is under way."""
-        return self._outgoing is not None
-
-    def request(self, outgoing: OutgoingRequest) -> Deferred[Response]:
-        """Send ``outgoing``. The Deferred fires with the head of the final answer, or fails with an UpstreamError.
-
-        Cancelling it drops the connection.
-        """
-        head = outgoing.head
+    def request(self, outgoing: OutgoingRequest) -> Deferred[Any]:
+        """Send ``outgoing``; returns its Deferred, which gets the answer."""
+        result: Deferred[Any] = outgoing.result
         writer = self._writer
         self.served += 1
         self._outgoing = outgoing
+        outgoing.connection = self
         self._sent_before = writer.sent_bytes
         self._answer_begun = self._complete = False
-        self._keep = True
-        self._interim = 0
-        self._head_bytes = self._empty_bytes = 0
-        self._in_head = True
+        self._keep = self._in_head = self.sending = True
+        self._interim = self._uncounted = 0
+        self._stalled_at: float | None = None
         self._failure = None
-        result = self._result = Deferred(self._cancelled)
+        self._fields: Fields = []
         body = outgoing.body
-        if body is None:
-            writer.write(head)
-            self._sent()
-        else:
-            data = getattr(body, "data", None)
-            if data is not None:
-                if outgoing.chunked:
-                    data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-                    data += f.serialize_trailers(getattr(body, "trailers", []))
-                writer.write(head + data)
-                self._sent()
-            else:
-                writer.write(head)
-                self._uploading = True
-                cast(Any, self.transport).registerProducer(body, True)
-                body.startProducing(self).addCallbacks(self._upload_done, self._upload_failed)
+        data = b"" if body is None else getattr(body, "data", None)
+        if data is not None:
+            if outgoing.chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+                data += f.serialize_trailers(getattr(body, "trailers", []))
+            writer.write(outgoing.head + data)
+            if self._first_byte_timeout_s:
+                self.deadline = self._now() + self._first_byte_timeout_s
+        elif body is not None:
+            writer.write(outgoing.head)
+            self._uploading = True
+            self.transport.registerProducer(body, True)
+            body.startProducing(self).addCallbacks(self._upload_done, self._upload_failed)
         return result
-
-    def _cancelled(self, _: Deferred[Response]) -> None:
-        self._result = None  # cancel() fails it
-        self.abort()
-
-    def _sent(self) -> None:
-        if self._first_byte_timeout_s and self._response is None:
-            self.deadline = self._now() + self._first_byte_timeout_s
 
     def write(self, data: bytes) -> None:
         """A piece of the body, from its producer."""
@@ -421,10 +328,13 @@ class ClientConnection(Protocol):
         if outgoing is None or not self._uploading:
             return
         self._uploading = False
-        cast(Any, self.transport).unregisterProducer()
+        self.transport.unregisterProducer()
         if outgoing.chunked:
             self._writer.write(f.serialize_trailers(getattr(outgoing.body, "trailers", [])))
-        self._sent()
+        if self._response is not None:
+            self.sending = False
+        elif self._first_byte_timeout_s:
+            self.deadline = self._now() + self._first_byte_timeout_s
 
     def _upload_failed(self, reason: Failure) -> None:
         # The caller's body broke off. The upstream must not take what it has for the whole: end the connection.
@@ -435,7 +345,7 @@ class ClientConnection(Protocol):
     def _stop_upload(self, outgoing: OutgoingRequest) -> None:
         if self._uploading and outgoing.body is not None:
             self._uploading = False
-            cast(Any, self.transport).unregisterProducer()
+            self.transport.unregisterProducer()
             outgoing.body.stopProducing()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
@@ -445,36 +355,22 @@ class ClientConnection(Protocol):
         """See :meth:`registerProducer`."""
 
     # -- parsing ---------------------------------------------------------------------------------------------
+    # llhttp calls these several times for each message: what can be known later is left to later.
 
     def on_message_begin(self) -> None:
-        """llhttp: the first byte of an answer."""
+        """llhttp: the first byte of an answer, or of something behind it."""
         if self._complete:
             self._keep = False
-            return
-        self._in_head = True
         self._reason = b""
         self._fields = []
-        self._index = {}
-        self._trailers = []
 
     def on_status(self, reason: bytes) -> None:
         """llhttp: a piece of the reason phrase."""
-        if not self._complete:
-            self._reason += reason
+        self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """llhttp: a header field, or after the head a trailer field."""
-        if self._complete:
-            return
-        if self._in_head:
-            self._fields.append((name, value))
-            lower = name.lower()
-            if lower in self._index:
-                f.add_to_index(self._index, name, value)
-            else:  # as add_to_index does; this is called for every field of every message
-                self._index[lower] = value.strip(b" \t")
-        else:
-            self._trailers.append((name, value))
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """llhttp: the empty line after the header fields."""
@@ -482,34 +378,54 @@ class ClientConnection(Protocol):
         if self._complete or self._failure is not None or outgoing is None:
             return
         parser = self._parser
+        fields = self._fields
         status = parser.get_status_code()
         self._in_head = False
+        index: Index = {name.lower(): value.strip(b" \t") for name, value in fields}
+        if len(index) != len(fields):
+            index = f.index(fields)
+        # This answer is for HTTP/1.1 alone, as 1.0 has no connection that is kept without a word.
+        is_1_1 = keep = b"connection" not in index and parser.should_keep_alive()
+        if not keep:
+            version = parser.get_http_version()
+            is_1_1 = version == "1.1"
+            if not is_1_1 and version != "1.0":
+                self._fail(InvalidAnswer("the answer is not HTTP/1.1 or HTTP/1.0"))
+                return
+            keep = not framing.wants_close(version.encode("ascii"), index)
         if not 100 <= status <= 599:
             self._fail(InvalidAnswer("the answer's status code is not one"))
             return
-        version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            self._fail(InvalidAnswer("the answer is not HTTP/1.1 or HTTP/1.0"))
+        if len(fields) > MAX_FIELDS:
+            self._fail(InvalidAnswer("the answer has too many header fields"))
             return
-        if self._head_bytes > MAX_HEAD_BYTES and f.size_bytes(self._fields) > MAX_HEAD_BYTES:
+        limit = self._max_header_bytes
+        if self._uncounted > limit and f.size_bytes(fields) + len(self._reason) > limit:
             self._fail(InvalidAnswer("the answer's header fields are too large"))
             return
         if status < 200:
             self._interim_answer(status, outgoing)
             return
-        index = self._index
         try:
             body = framing.response_body(outgoing.method, status, index)
         except FramingError as error:
             self._fail(InvalidAnswer(str(error)))
             return
-        self._keep = body.kind != framing.UNTIL_CLOSE and not framing.wants_close(version.encode("ascii"), index)
-        response = self._response = Response(self, version == "1.1", status, self._reason, self._fields, index, body)
-        result, self._result = self._result, None
+        self._keep = keep and body.kind != framing.UNTIL_CLOSE
+        self._uncounted = 0
+        self._fields = []  # for the trailers
+        response = self._response = Response(self, is_1_1, status, self._reason, fields, index, body)
         if outgoing.method == b"HEAD":
-            # llhttp cannot be told that this answer has no body: it is over here, and so is this parser.
             self._complete = True
-            self._parser = httptools.HttpResponseParser(self)
+            self._new_parser()
+        if not self._uploading:
+            # The request is out or pointless, and will not be sent again: a stream may keep us here for hours.
+            self.sending = False
+            outgoing.head = b""
+            if outgoing.body is not None:
+                outgoing.body.stopProducing()
+                outgoing.body = None
+        result, outgoing.result = outgoing.result, None
         if result is not None:
             result.callback(response)
 
@@ -527,19 +443,22 @@ class ClientConnection(Protocol):
 
     def on_body(self, data: bytes) -> None:
         """llhttp: a piece of the body, without framing."""
-        self._empty_bytes = 0
+        self._uncounted = 0
         if self._complete:
             self._keep = False
+        elif self.deliver is not None:
+            self.deliver(data)
         elif self._response is not None:
-            self._response.body_received(data)
+            self._response.keep(data)
 
     def on_message_complete(self) -> None:
         """llhttp: the end of the message."""
         if self._interim_head:
             self._interim_head = False
             self._in_head = True
-            return
-        if self._response is not None and self._failure is None:
+        elif self._response is not None and self._failure is None:
+            if not self._complete and self._fields:
+                self._response.trailers = self._fields
             self._complete = True
 
     # -- ends ------------------------------------------------------------------------------------------------
@@ -548,56 +467,80 @@ class ClientConnection(Protocol):
         """The answer is complete: give the connection back, or close it, and tell the reader."""
         response, self._response = self._response, None
         outgoing, self._outgoing = self._outgoing, None
-        self.deadline = None
+        self.deadline = self.deliver = self.read_done = None
         self._complete = False
         abandoned = self._uploading or self._writer.pending
         if abandoned:
             # An early final answer. The rest of the upload is pointless, and the connection is in mid-request. It is
             # dropped: a polite close would wait for an upstream to take the rest that does not read any more.
+            self.sending = False
             if outgoing is not None:
                 self._stop_upload(outgoing)
             self.abort()
-        if response is not None:
-            response.trailers = self._trailers
         if self._keep and not self.closed:
-            self.resume_reading()
+            if self._read_held:
+                self.resume_reading()
             self.idle_since = self._now()
             self._on_idle(self)
         elif not abandoned:
             self.close()
         if response is not None:
-            response.end(_DONE)
+            response.end(ENDED)
 
     def _fail(self, error: UpstreamError) -> None:
         if self._failure is None:
             self._failure = error
 
-    def give_up_waiting(self) -> None:
-        """The deadline has passed: end the request with the timeout that it means."""
-        self._fail(
-            FirstByteTimeout("no answer began") if self._response is None else IdleTimeout("the answer stopped coming")
-        )
+    def look(self, now: float) -> None:
+        """Called now and then while there is a deadline or ``sending``: end the request if it has waited too long.
+
+        An upload is timed here and not at each write: whether the upstream takes anything is a matter of seconds.
+        """
+        if self.sending and not self._is_moving(now):
+            self._fail(UploadTimeout("the upstream takes no more of the request"))
+        elif self.deadline is None or self.deadline > now:
+            return
+        elif self._response is None:
+            self._fail(FirstByteTimeout("no answer began"))
+        else:
+            self._fail(IdleTimeout("the answer stopped coming"))
         self.abort()
+
+    def _is_moving(self, now: float) -> bool:
+        """Whether the request makes way, or it is not the upstream that holds it up."""
+        waiting = self._writer.buffered_bytes
+        if not waiting:
+            # All that there is has been taken: the caller is the slow one, or the request is out.
+            self._stalled_at = None
+            self.sending = self._uploading
+            return True
+        # Over TLS a write adds more to what waits than was written, so both ways of having moved are looked for.
+        unmoved = waiting - self._writer.sent_bytes
+        if self._stalled_at is None or waiting < self._unmoved[0] or unmoved < self._unmoved[1]:
+            self._stalled_at = now
+            if self.deadline is not None and self._response is None:
+                self.deadline = now + self._first_byte_timeout_s  # the request is not out yet
+        self._unmoved = (waiting, unmoved)
+        return not self._idle_timeout_s or now - self._stalled_at < self._idle_timeout_s
 
     def close(self) -> None:
         """Close the connection, which serves no request any more."""
         self.closed = True
         self._writer.flush()
-        transport: Any = self.transport
-        transport.resumeProducing()
-        transport.loseConnection()
+        self.transport.resumeProducing()
+        self.transport.loseConnection()
 
     def abort(self) -> None:
         """Drop the connection at once; a request under way fails."""
         self.closed = True
-        cast(Any, self.transport).abortConnection()
+        self.transport.abortConnection()
 
     def pause_reading(self) -> None:
         """The reader of the answer is behind. No deadline runs while we are the ones who do not read."""
         if not self._read_held:
             self._read_held = True
             self.deadline = None
-            cast(Any, self.transport).pauseProducing()
+            self.transport.pauseProducing()
 
     def resume_reading(self) -> None:
         """Read on."""
@@ -605,7 +548,7 @@ class ClientConnection(Protocol):
             self._read_held = False
             if self._idle_timeout_s and self._outgoing is not None:
                 self.deadline = self._now() + self._idle_timeout_s
-            cast(Any, self.transport).resumeProducing()
+            self.transport.resumeProducing()
 
 
 def _invalid(error: httptools.HttpParserError) -> UpstreamError:

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.internet.error import TimeoutError as TcpTimeoutError
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
@@ -172,36 +172,47 @@ class Dialer:
             reactor, at.host, at.port, timeout=timeout_s or 86400, attemptDelay=ATTEMPT_DELAY_S
         )
 
-    def dial(self, make: Callable[[], Protocol]) -> Deferred[Protocol]:
+    def dial(self, make: Callable[[], IProtocol]) -> Deferred[IProtocol]:
         """A connected protocol from ``make``. Fails with :class:`DialError`; can be cancelled."""
         return _Attempt(self, make).begin()
+
+
+class _OneProtocol(Factory):
+    """For an endpoint: the protocol that is there already."""
+
+    noisy = False
+
+    def __init__(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """See IProtocolFactory."""
+        return self._protocol
 
 
 class _Attempt:
     """One opening: the steps one after the other, with the deadline over all of them."""
 
-    def __init__(self, dialer: Dialer, make: Callable[[], Protocol]) -> None:
+    def __init__(self, dialer: Dialer, make: Callable[[], IProtocol]) -> None:
         self._d = dialer
         self._inner = make()
         self._transport: Any = None
         self._timed_out = False
         self._step: Deferred[Any] | None = None
-        self.result: Deferred[Protocol] = Deferred(lambda _: self._stop())
+        self.result: Deferred[IProtocol] = Deferred(lambda _: self._stop())
         self._timer: Any = None
 
-    def begin(self) -> Deferred[Protocol]:
+    def begin(self) -> Deferred[IProtocol]:
         d = self._d
         if d._timeout_s:
             self._timer = d._reactor.callLater(d._timeout_s, self._deadline)
         tunnel = None
-        first: Protocol
+        first: IProtocol
         if d._proxy is not None:
             first = tunnel = ConnectTunnel(d._host, d._port, d._proxy)
         else:
             first = self._last_stage()
-        factory = Factory.forProtocol(lambda: first)
-        factory.noisy = False
-        step = self._step = d._endpoint.connect(factory)
+        step = self._step = d._endpoint.connect(_OneProtocol(first))
         step.addCallback(self._connected, first)
         if tunnel is not None:
             step.addCallback(lambda _: tunnel.ready)
@@ -209,13 +220,13 @@ class _Attempt:
         step.addCallbacks(self._succeeded, self._failed)
         return self.result
 
-    def _last_stage(self) -> Protocol:
+    def _last_stage(self) -> IProtocol:
         d = self._d
         if d._tls is None:
             return self._inner
         return TlsClient(d._tls, d._host, self._inner)
 
-    def _connected(self, protocol: Protocol, first: Protocol) -> Any:
+    def _connected(self, protocol: Any, first: IProtocol) -> Any:
         self._transport = protocol.transport
         _talk_to(self._transport, first)
         return first.ready if isinstance(first, TlsClient) else protocol
@@ -267,7 +278,7 @@ class _Attempt:
         return DialError(CONNECT, "the connection was refused or could not be made")
 
 
-def _talk_to(transport: Any, protocol: Protocol) -> None:
+def _talk_to(transport: Any, protocol: IProtocol) -> None:
     """Let the socket speak with ``protocol`` directly; an endpoint leaves a wrapper of its own between the two."""
     if isinstance(transport, Connection):
         transport.protocol = protocol

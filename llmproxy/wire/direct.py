@@ -28,6 +28,11 @@ _DEAD = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOW
 OUTBOX: Final = "llmproxy_outbox"
 """The attribute of a reactor that holds its :class:`Outbox`, if its turns are ours (``wire/polling.py``)."""
 
+HERE: Final = "here"
+HALF_CLOSED: Final = "half closed"
+GONE: Final = "gone"
+"""What can be known of the other end of a connection: see :func:`peer_state`."""
+
 GATHERED_BYTES: Final = 64 * 1024
 """How much one writer gathers within a turn before it sends."""
 
@@ -46,6 +51,11 @@ class Writer:
     def pending(self) -> bool:
         """Whether bytes wait in our own process, where the transport can tell."""
         return bool(getattr(self._transport, "pending", False))
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes that wait in our own process for the socket to take them; those of TLS count as encrypted."""
+        return unsent_bytes(self._transport)
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``; the transport buffers what it cannot send."""
@@ -102,6 +112,11 @@ class DirectWriter(Writer):
         """Whether bytes wait in our own process for the socket to take them."""
         transport = self._transport
         return bool(self._waiting or transport._tempDataLen or len(transport.dataBuffer) > transport.offset)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of :meth:`write` that the kernel has not taken."""
+        return self._waiting_bytes + unsent_bytes(self._transport)
 
     def write(self, data: bytes) -> None:
         """Send ``data``, now or at the end of this turn of the reactor."""
@@ -181,18 +196,29 @@ def quiet_check(transport: Any) -> Callable[[], bool]:
     return is_quiet
 
 
-def has_left(transport: Any) -> bool:
-    """Whether the other end has closed a connection that we are not reading from.
+def peer_state(transport: Any) -> str:
+    """What the kernel knows of the other end of a connection that we are not reading from: HERE, HALF_CLOSED or GONE.
 
-    The end stands behind the bytes that are not read yet, so only the kernel knows (``poll(2)``, POLLRDHUP). An end
-    that itself waits behind bytes for which we have no room is not seen by anybody.
+    Its FIN stands behind the bytes that are not read yet, so only the kernel knows (``poll(2)``, POLLRDHUP). One that
+    itself waits behind bytes for which there is no room is not seen by anybody.
     """
     connection = _socket_of(transport)
     if connection is None or not connection.connected:
-        return False
+        return HERE
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLRDHUP)
-    return bool(poller.poll(0))
+    for _, event in poller.poll(0):
+        return GONE if event & (select.POLLERR | select.POLLHUP) else HALF_CLOSED
+    return HERE
+
+
+def unsent_bytes(transport: Any) -> int:
+    """How many bytes the transport at the bottom of ``transport`` keeps because its socket has not taken them."""
+    connection = _socket_of(transport)
+    if connection is None:
+        return int(getattr(transport, "buffered_bytes", 0))
+    unsent = len(connection.dataBuffer) - connection.offset + connection._tempDataLen
+    return int(unsent)
 
 
 def _socket_of(transport: Any) -> Any:

@@ -32,9 +32,13 @@ from llmproxy.core.framing import BodyFraming, FramingError
 from llmproxy.wire.body import BodyReceiver, Collector
 
 if TYPE_CHECKING:
-    from llmproxy.wire.server import Channel
+    from llmproxy.wire.channel import Channel
+    from llmproxy.wire.repeat import RepeatedHead
 
 _BODYLESS = frozenset((204, 304))
+
+MAX_LEADING_ZEROS = 4
+"""How often :meth:`Request.probe` writes one before a chunk: some clients bound the digits of a size at 16."""
 
 
 class Request(server.Request):
@@ -48,12 +52,15 @@ class Request(server.Request):
     :ivar clientproto: ``b"HTTP/1.1"`` or ``b"HTTP/1.0"``.
     :ivar body: how the body ends (:class:`~llmproxy.core.framing.BodyFraming`).
     :ivar body_done: whether the whole body has arrived.
+    :ivar repeat: the head that this one is the same as, if it was recognised.
+    :ivar refusal: why it is not processed when its turn comes, but refused.
     :ivar sent_body_bytes: bytes of the answer's body written so far, without framing.
     """
 
     defaultContentType = None
     channel: Channel | None  # type: ignore[assignment]
-    queued = False
+    refusal: FramingError | None = None
+    repeat: RepeatedHead | None = None
     sent_body_bytes = 0
     head_written = False
     status = 0
@@ -63,6 +70,7 @@ class Request(server.Request):
     _suppress_body = False
     _close_delimited = False
     _continue_owed = False
+    _leading_zeros = 0
 
     # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses.
     def __init__(
@@ -169,6 +177,11 @@ class Request(server.Request):
         self.write(text)
         self.finish()
 
+    def body_is_here(self, data: bytes) -> None:
+        """The whole body came with the head."""
+        self._early.append(data)
+        self.body_done = True
+
     def body_arrived(self, data: bytes) -> None:
         """The parser has a piece of the body."""
         if self._receiver is None:
@@ -202,6 +215,30 @@ class Request(server.Request):
             self._receiver.result.errback(reason)
         for waiting in self.__dict__.pop("notifications", ()):
             waiting.errback(reason)
+
+    def not_taken(self) -> None:
+        """The caller has long taken nothing of what waits for it; the connection is about to be cut. For subclasses."""
+
+    def can_probe(self) -> bool:
+        """Whether something can be sent that changes no answer, to see if the caller is still there."""
+        if self.clientproto != b"HTTP/1.1" or self.finished:
+            return False
+        return not self.head_written or bool(self.chunked)
+
+    def probe(self) -> None:
+        """Send something that changes no answer.
+
+        Before the head that is an interim answer (RFC 9110 15.2: "A client MUST be able to parse one or more 1xx
+        responses received prior to a final response, even if the client does not expect one"). Between two chunks it
+        is the leading zero of the next one's size (RFC 9112 7.1: ``chunk-size = 1*HEXDIG``).
+        """
+        if self.channel is None or self._pending or not self.can_probe():
+            return
+        if not self.head_written:
+            self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif self._leading_zeros < MAX_LEADING_ZEROS:
+            self._leading_zeros += 1
+            self.channel.write(b"0")
 
     # -- the body of the request -----------------------------------------------------------------------------
 
@@ -279,6 +316,9 @@ class Request(server.Request):
                 self.chunked = not self._suppress_body
             elif not self._suppress_body:
                 self.close_after = self._close_delimited = True
+        channel = self.channel
+        if channel.site.draining:
+            self.close_after = True
         if self._continue_owed:
             # The caller may or may not send the body it announced; what follows cannot be told apart.
             self.close_after = True
@@ -309,6 +349,7 @@ class Request(server.Request):
             return
         self.sent_body_bytes += len(data)
         if self.chunked:
+            self._leading_zeros = 0
             self._pending += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
             self._pending.append(data)

@@ -3,7 +3,8 @@
 Twisted's resolver asks the system for every new connection, on one of ten threads. A slow name server would hold
 up every provider at once. Here a name is asked for once whoever wants it; the answer is kept for ``ttl_s``; and if
 the name server fails later, the old answer is used for up to ``stale_s``: a wrong address refuses the connection,
-which is no worse than no address.
+which is no worse than no address. A failure is remembered too, for ``failed_s``: while a name server is down, every
+request would otherwise cost a look-up that takes seconds of a thread.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class _Resolution:
 class _Entry:
     addresses: list[IAddress] = field(default_factory=list)
     resolved_at: float = float("-inf")
+    failed_at: float = float("-inf")
     waiting: list[tuple[Any, int]] = field(default_factory=list)
     asking: bool = False
 
@@ -66,12 +68,14 @@ class CachingResolver:
         clock: IReactorTime,
         ttl_s: float = 60.0,
         stale_s: float = 3600.0,
+        failed_s: float = 1.0,
         most: int = 256,
     ) -> None:
         self._resolver: Any = resolver
         self._clock = clock
         self._ttl_s = ttl_s
         self._stale_s = stale_s
+        self._failed_s = failed_s
         self._most = most
         self._entries: dict[tuple[Any, ...], _Entry] = {}
 
@@ -92,7 +96,9 @@ class CachingResolver:
                 self._entries.pop(next(iter(self._entries)))
             entry = self._entries[key] = _Entry()
         resolutionReceiver.resolutionBegan(resolution)
-        if entry.addresses and self._clock.seconds() - entry.resolved_at < self._ttl_s:
+        now = self._clock.seconds()
+        known = bool(entry.addresses) and now - entry.resolved_at < self._ttl_s
+        if known or now - entry.failed_at < self._failed_s:
             _deliver(resolutionReceiver, entry.addresses, portNumber)
             return resolution
         entry.waiting.append((resolutionReceiver, portNumber))
@@ -114,8 +120,10 @@ class CachingResolver:
         if addresses:
             entry.addresses = addresses
             entry.resolved_at = now
-        elif now - entry.resolved_at > self._stale_s:
-            entry.addresses = []
+        else:
+            entry.failed_at = now
+            if now - entry.resolved_at > self._stale_s:
+                entry.addresses = []
         waiting, entry.waiting = entry.waiting, []
         for receiver, port in waiting:
             _deliver(receiver, entry.addresses, port)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IAddress, IPushProducer, ITransport
+from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -50,7 +50,7 @@ class TlsClient(Protocol):
 
     disconnecting = False
 
-    def __init__(self, context: ssl.SSLContext, server_name: str, inner: Protocol) -> None:
+    def __init__(self, context: ssl.SSLContext, server_name: str, inner: IProtocol) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
@@ -58,7 +58,7 @@ class TlsClient(Protocol):
         self._open = False
         self._closed_cleanly = False
         self._writer: Writer | None = None
-        self.ready: Deferred[Protocol] = Deferred()
+        self.ready: Deferred[IProtocol] = Deferred()
 
     # -- towards TCP -----------------------------------------------------------------------------------------
 
@@ -114,7 +114,8 @@ class TlsClient(Protocol):
         """
         pieces: list[bytes] = []
         broken = False
-        while True:
+        # Not "until it wants more": raising that costs more than decrypting a small record.
+        while self._incoming.pending or self._tls.pending():
             try:
                 data = self._tls.read(READ_BYTES)
             except ssl.SSLWantReadError:

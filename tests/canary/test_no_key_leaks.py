@@ -17,9 +17,9 @@ from twisted.internet.error import DNSLookupError
 from twisted.logger import Logger, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmproxy.config.model import Upstream
 from llmproxy.observe.log import FORMATS, LogObserver
 from llmproxy.state.identity_secret import load_or_create
-from llmproxy.upstream.origin import OriginLimits
 from tests.web.proxy_in_memory import ProxyInMemory, get, ok, post, request
 from tests.wire.far_end import FarEnd
 
@@ -263,7 +263,7 @@ class NoKeyLeaks(SynchronousTestCase):
 
     def setUp(self) -> None:
         """A proxy, and a log of everything down to debug, in both forms, as the program would write it."""
-        self.proxy = ProxyInMemory(limits=OriginLimits(first_byte_timeout_s=30))
+        self.proxy = ProxyInMemory(limits=Upstream(first_byte_timeout_s=30))
         self.written: list[bytes] = []
         self.observers = [LogObserver(self.written.append, self.proxy.clock, form, "debug") for form in FORMATS]
         for observer in self.observers:
@@ -318,9 +318,7 @@ class NoKeyLeaks(SynchronousTestCase):
         for each in _own_objects():
             kinds.add(type(each).__name__)
             self.assertEqual(found_in(repr(each).encode()), [], f"repr of a {type(each).__name__}")
-        self.assertGreaterEqual(
-            kinds, {"ProxyRequest", "Exchange", "ClientConnection", "Origin", "OutgoingRequest", "Upload"}
-        )
+        self.assertGreaterEqual(kinds, {"ProxyRequest", "Exchange", "ClientConnection", "Origin", "_Sending", "Upload"})
 
     def test_tracebacks(self) -> None:
         """A traceback of ours, with the objects in its frames left out, holds no key of an ordinary failure."""

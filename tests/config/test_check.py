@@ -15,11 +15,35 @@ class UnknownKeyTests(ConfigCase):
             "configs/base.yml:3: upstream.pool_sise: unknown key; did you mean upstream.pool_size?",
         )
 
+    def test_a_misspelt_key_of_one_provider(self) -> None:
+        """Below providers.NAME.upstream the nearest key is named with that provider's path."""
+        self.assertEqual(
+            self.complaint("providers:\n  openai:\n    upstream:\n      idle_timeout: 5\n"),
+            "configs/base.yml:4: providers.openai.upstream.idle_timeout: unknown key; "
+            "did you mean providers.openai.upstream.idle_timeout_s?",
+        )
+        self.assertEqual(
+            self.complaint("providers:\n  groq:\n    upstrem: {}\n"),
+            "configs/base.yml:3: providers.groq.upstrem: unknown key; did you mean providers.groq.upstream?",
+        )
+
     def test_a_misplaced_key(self) -> None:
         """A key that is right elsewhere is told where, also when a similar one is right here."""
         for text, expected in (
-            ("server: {pool_size: 5}", "server.pool_size: misplaced key: it belongs under upstream"),
-            ("pool_size: 5", "pool_size: misplaced key: it belongs under upstream"),
+            (
+                "server: {pool_size: 5}",
+                "server.pool_size: misplaced key: it belongs under upstream or under providers.<name>.upstream",
+            ),
+            (
+                "providers: {openai: {pool_size: 5}}",
+                "providers.openai.pool_size: misplaced key: "
+                "it belongs under upstream or under providers.<name>.upstream",
+            ),
+            (
+                "providers: {openai: {upstream: {max_body_bytes: 5}}}",
+                "providers.openai.upstream.max_body_bytes: misplaced key: it belongs under server",
+            ),
+            ("drain_delay_s: 5", "drain_delay_s: misplaced key: it belongs under server"),
             ("log: {server: {}}", "log.server: misplaced key: it belongs at the top of the file"),
             ("openai: {}", "openai: misplaced key: it belongs under providers"),
             ("base_url: x", "base_url: misplaced key: it belongs under providers.<name>"),
@@ -40,8 +64,8 @@ class UnknownKeyTests(ConfigCase):
     def test_a_misspelt_key_of_another_place(self) -> None:
         """When nothing here is near, the nearest key of anywhere is named with its path."""
         self.assertEqual(
-            self.complaint("log: {pool_sise: 5}"),
-            "configs/base.yml:1: log.pool_sise: unknown key; did you mean upstream.pool_size?",
+            self.complaint("log: {peek_byte: 5}"),
+            "configs/base.yml:1: log.peek_byte: unknown key; did you mean server.peek_bytes?",
         )
 
     def test_a_path_as_a_key(self) -> None:
@@ -61,7 +85,7 @@ class UnknownKeyTests(ConfigCase):
     def test_every_key_is_known_in_its_place_only(self) -> None:
         """Each key of the schema is accepted where it belongs and refused at the top of a file."""
         for path, _ in every_key():
-            if len(path) > 1 and not path[-1].startswith("<"):
+            if path[-1] not in SCHEMA.keys and not path[-1].startswith("<"):
                 with self.subTest(path):
                     self.assertIn("misplaced key: it belongs", self.complaint(f"{path[-1]}: null"))
 
@@ -142,6 +166,34 @@ class WrongValueTests(ConfigCase):
             with self.subTest(text):
                 self.assertEqual(self.complaint(text), f"configs/base.yml:1: {expected}")
 
+    def test_times_and_sizes(self) -> None:
+        """Each limit says what it takes: which may be off, and below what a head cannot be held."""
+        for where in ("upstream", "providers: {groq: {upstream", "server"):
+            path = where.replace(": {", ".")
+            for key, least, words in (
+                ("max_header_bytes", "4096", "a whole number, at least 4096"),
+                ("max_connections", "0", "a whole number, at least 0"),
+                ("max_headers", "16", "a whole number, at least 16"),
+                ("max_body_bytes", "0", "a whole number, at least 0"),
+                ("pool_idle_s", "0.1", "a number of seconds above 0"),
+                ("connect_timeout_s", "0", "a number of seconds, at least 0"),
+                ("idle_timeout_s", "0", "a number of seconds, at least 0"),
+                ("header_timeout_s", "0", "a number of seconds, at least 0"),
+                ("drain_timeout_s", "0", "a number of seconds, at least 0"),
+            ):
+                section = SCHEMA.keys["server" if where == "server" else "upstream"]
+                if not isinstance(section, Section) or key not in section.keys:
+                    continue
+                with self.subTest(f"{path}.{key}"):
+                    end = "}" * where.count("{")
+                    self.load(f"{where}: {{{key}: {least}}}{end}")
+                    for bad in ("-1", "0" if least == "0.1" else "-0.5"):
+                        found = self.complaint(f"{where}: {{{key}: {bad}}}{end}")
+                        self.assertEqual(found, f"configs/base.yml:1: {path}.{key}: must be {words}, not {bad}")
+        for bad in ("4095", "0"):
+            found = self.complaint(f"server: {{max_header_bytes: {bad}}}")
+            self.assertIn(f"server.max_header_bytes: must be a whole number, at least 4096, not {bad}", found)
+
     def test_what_a_variable_held_is_not_shown(self) -> None:
         """A secret that a variable brought to the wrong key is not in the complaint; the variable is."""
         found = self.complaint("upstream:\n  pool_size: ${KEY}\n", KEY=SECRET)
@@ -189,4 +241,4 @@ class SchemaTests(ConfigCase):
             self.assertEqual(list(kind.keys), list(kind.make.__dataclass_fields__))  # type: ignore[attr-defined]
             return 1 + sum(look(below) for below in kind.keys.values())
 
-        self.assertEqual(look(SCHEMA), 17)
+        self.assertEqual(look(SCHEMA), 18)

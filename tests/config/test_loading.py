@@ -1,6 +1,6 @@
 """Tests of llmproxy.config.loading: files and environment become one Config, or every complaint at once."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -174,6 +174,58 @@ class LoadingTests(ConfigCase):
         config = self.load("state_dir: ~/state\nupstream: {ca_file: ca.pem}\n", HOME="/home/me")
         self.assertEqual(config.state_dir, "/home/me/state")
         self.assertEqual(config.upstream.ca_file, str(self.cwd / "ca.pem"))
+
+    def test_one_provider_has_its_own_way(self) -> None:
+        """What is written for one provider holds for it alone, also when it is 0; the rest is as for all."""
+        self.write("base", "upstream: {pool_size: 7, idle_timeout_s: 9}\nproviders: {groq: {enabled: false}}\n")
+        self.write(
+            "dev",
+            "upstream: {connect_timeout_s: 3}\n"
+            "providers:\n"
+            "  openai: {upstream: {pool_size: 0, idle_timeout_s: 0, max_connections: 5}}\n"
+            "  anthropic: {upstream: {pool_size: null}}\n"
+            "  mistral: {kind: gemini, base_url: http://x, upstream: {first_byte_timeout_s: 1}}\n",
+        )
+        config = self.load()
+        for_all = model.Upstream(pool_size=7, idle_timeout_s=9, connect_timeout_s=3)
+        self.assertEqual(config.upstream, for_all)
+        self.assertEqual(
+            config.upstreams,
+            {
+                "openai": replace(for_all, pool_size=0, idle_timeout_s=0, max_connections=5),
+                "anthropic": for_all,
+                "gemini": for_all,
+                "mistral": replace(for_all, first_byte_timeout_s=1),
+            },
+        )
+        self.assertEqual(list(config.upstreams), list(config.providers))
+
+    def test_layers_of_one_provider(self) -> None:
+        """A provider's own keys are laid over each other key by key, and null takes them away again."""
+        self.write("base", "providers: {openai: {upstream: {pool_size: 1, max_connections: 2, idle_timeout_s: 3}}}\n")
+        self.write("dev", "providers: {openai: {upstream: {pool_size: 4, idle_timeout_s: null}}}\n")
+        self.assertEqual(self.load().upstreams["openai"], model.Upstream(pool_size=4, max_connections=2))
+        self.write("dev", "providers: {openai: {upstream: null}}\n")
+        self.assertEqual(self.load(), Config(files=("configs/base.yml", "configs/dev.yml")))
+
+    def test_the_authority_of_one_provider(self) -> None:
+        """A private authority may be for one provider; its path is meant from where the proxy was started."""
+        (self.cwd / "ca.pem").write_text("")
+        upstreams = self.load("providers: {openai: {upstream: {ca_file: ca.pem}}}\n").upstreams
+        self.assertEqual((upstreams["openai"].ca_file, upstreams["groq"].ca_file), (str(self.cwd / "ca.pem"), None))
+
+    def test_everything_that_can_be_off(self) -> None:
+        """0 arrives as 0, not as the default."""
+        off = [
+            *("header_timeout_s", "body_idle_timeout_s", "write_idle_timeout_s", "keepalive_timeout_s"),
+            *("max_body_bytes", "max_connections", "max_connections_per_ip", "max_requests"),
+            *("drain_timeout_s", "drain_delay_s"),
+        ]
+        server = self.load("server:\n" + "".join(f"  {key}: 0\n" for key in off)).server
+        self.assertEqual([getattr(server, key) for key in off], [0] * len(off))
+        off = ["pool_size", "connect_timeout_s", "first_byte_timeout_s", "idle_timeout_s", "max_connections"]
+        upstream = self.load("upstream:\n" + "".join(f"  {key}: 0\n" for key in off)).upstream
+        self.assertEqual([getattr(upstream, key) for key in off], [0] * len(off))
 
     def test_layers_by_hand(self) -> None:
         """Files given by name are laid over the defaults in that order."""

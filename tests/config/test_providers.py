@@ -169,3 +169,29 @@ class RulesTests(ConfigCase):
             self.complaint("upstream:\n  ca_file: nope.pem\n"),
             "configs/base.yml:2: upstream.ca_file: there is no such file",
         )
+        self.assertEqual(
+            self.complaints("upstream:\n  ca_file: no.pem\nproviders:\n  groq: {upstream: {ca_file: nope.pem}}\n"),
+            [
+                "configs/base.yml:2: upstream.ca_file: there is no such file",
+                "configs/base.yml:4: providers.groq.upstream.ca_file: there is no such file",
+            ],
+        )
+
+    def test_a_stop_that_is_over_before_it_began(self) -> None:
+        """The delay of a stop fits into its time, unless that has no end."""
+        self.assertEqual(
+            self.complaint("server:\n  drain_timeout_s: 5\n  drain_delay_s: 5.5\n"),
+            "configs/base.yml:3: server.drain_delay_s: must not be above server.drain_timeout_s, which is 5",
+        )
+        self.assertIn("which is 600", self.complaint("server: {drain_delay_s: 601}"))
+        for text in ("{drain_timeout_s: 5, drain_delay_s: 5}", "{drain_timeout_s: 0, drain_delay_s: 5}"):
+            self.assertIsNotNone(self.load(f"server: {text}"))
+
+    def test_a_bad_time_is_one_complaint(self) -> None:
+        """A delay that is no number is said once: its default breaks no rule."""
+        self.assertIn("at least 0, not -1", self.complaint("server: {drain_timeout_s: 5, drain_delay_s: -1}"))
+
+    def test_more_requests_than_connections(self) -> None:
+        """HTTP/1.1 has one request on a connection, but nobody has to keep the two in step."""
+        server = self.load("server: {max_requests: 9, max_connections: 3}").server
+        self.assertEqual((server.max_requests, server.max_connections), (9, 3))

@@ -29,6 +29,16 @@ class CheckConfigTests(ConfigCase):
         self.assertEqual(code, 0, words)
         self.assertIn("5 providers: openai, anthropic, gemini, groq, x", words)
 
+    def test_a_version_that_would_be_sent_twice(self) -> None:
+        """A base URL with the /v1 that SDKs send themselves is noted; it is no error, somebody may need it."""
+        self.write("base", "providers: {groq: {base_url: http://h/v1/}, gemini: {base_url: http://h/v1beta}}")
+        code, words = self.check()
+        self.assertEqual((code, len(words.splitlines())), (0, 3), words)
+        self.assertIn("\nNote: providers.groq.base_url ends in a version; callers send that", words)
+        self.assertIn("\nNote: providers.gemini.base_url ends", words)
+        self.write("base", "providers: {groq: {base_url: http://h/av1}, x: {kind: gemini, base_url: http://h/v1}}")
+        self.assertNotIn("Note", self.check()[1])
+
     def test_complaints(self) -> None:
         """Every complaint is a line, and the exit code says that there are some."""
         self.write("base", "log: {level: 5, foo: 1}\nfeatures: {rate_limiting: {enabled: true}}")
@@ -59,6 +69,22 @@ class ShowConfigTests(ConfigCase):
             # What is decided elsewhere when nothing says it.
             ("server.port", "9002  # default"),
             ("state_dir", "/h/.local/state/llmproxy  # default"),
+        ):
+            with self.subTest(path):
+                self.assertEqual(shown[path], expected)
+
+    def test_what_holds_for_one_provider(self) -> None:
+        """Each provider's own times and sizes are shown as they are in force, with where each was said."""
+        self.write("base", "upstream:\n  pool_size: 1\n  idle_timeout_s: 2\nproviders:\n  groq: {enabled: false}\n")
+        self.write("dev", "providers:\n  openai:\n    upstream:\n      pool_size: 0\n")
+        shown = self.shown()
+        for path, expected in (
+            ("upstream.pool_size", "1  # configs/base.yml:2"),
+            ("providers.openai.upstream.pool_size", "0  # configs/dev.yml:4"),
+            ("providers.openai.upstream.idle_timeout_s", "2.0  # configs/base.yml:3"),
+            ("providers.openai.upstream.max_connections", "0  # default"),
+            ("providers.groq.upstream.pool_size", "1  # configs/base.yml:2"),
+            ("providers.groq.upstream.ca_file", "null  # default"),
         ):
             with self.subTest(path):
                 self.assertEqual(shown[path], expected)

@@ -13,6 +13,7 @@ from llmproxy.config.check import Group
 from llmproxy.config.loading import load_files
 from llmproxy.config.schema import ENVIRONMENT, SCHEMA, Kind, ListOf, Named, Section, every_key
 from llmproxy.config.values import Value
+from llmproxy.core.errors import ERROR_CLASSES
 from llmproxy.providers import CATALOG
 from tests.config.case import ROOT
 
@@ -39,6 +40,8 @@ class ShippedConfigsTests(SynchronousTestCase):
         found = load_files(["configs/base.yml"], environ={}, cwd=str(ROOT)).found
 
         def missing(kind: Kind, group: object, path: tuple[str, ...]) -> list[str]:
+            if isinstance(kind, Section) and kind.partial:
+                return []  # as for all
             if isinstance(kind, Section):
                 below = group.entries if isinstance(group, Group) else {}
                 return [one for key, sub in kind.keys.items() for one in missing(sub, below.get(key), (*path, key))]
@@ -87,10 +90,38 @@ class PageTests(SynchronousTestCase):
     def test_every_key_is_described(self) -> None:
         """The reference has a row for every key, with its type and default."""
         rows = re.findall(r"(?m)^\| `([^`]+)` \| [^|]+ \| [^|]+ \| [^|]+ \|$", PAGE.read_text())
-        # One row stands for the four limits of each override.
-        keys = [path for path, kind in every_key() if isinstance(kind, Value | ListOf | Named)]
+        own = ("providers", "<name>", "upstream")
+        keys = [path for path, kind in every_key() if isinstance(kind, Value | ListOf | Named) or path == own]
+        # One row stands for the four limits of each override, and one for the keys of upstream in each provider.
         keys = [path for path in keys if path != ("providers",) and "overrides" not in path[:-2]]
+        keys = [path for path in keys if path[:-1] != own]
         self.assertEqual(sorted(rows), sorted(".".join(path) for path in keys))
+
+    def test_defaults_are_those_of_the_program(self) -> None:
+        """The reference names the true default of every number of server and upstream, and says where 0 is off."""
+        rows = re.findall(r"(?m)^\| `(server|upstream)\.(\w+)` \| ([^|]+) \| ([0-9]+) \|", PAGE.read_text())
+        self.assertGreaterEqual(len(rows), 20)
+        for section, key, takes, default in rows:
+            with self.subTest(f"{section}.{key}"):
+                known = getattr(Config(), section)
+                kind = SCHEMA.keys[section]
+                assert isinstance(kind, Section)
+                value = kind.keys[key]
+                assert isinstance(value, Value)
+                if key != "port":
+                    self.assertEqual(float(default), getattr(known, key))
+                if "0 is off" in takes:
+                    self.assertEqual(value.parse("0"), 0)
+                elif key != "port" and "0 or more" not in takes:
+                    self.assertRaises(ValueError, value.parse, "0")
+
+    def test_errors_are_those_of_the_program(self) -> None:
+        """What the reference says a caller gets at a limit is what there is: class and status."""
+        named = re.findall(r"\b([45]\d\d) `(\w+)`", PAGE.read_text())
+        self.assertGreaterEqual(len(named), 10)
+        for status, name in named:
+            with self.subTest(name):
+                self.assertEqual(ERROR_CLASSES[name].status, int(status))
 
     def test_every_variable_is_described(self) -> None:
         """The reference names every variable that configures the proxy."""

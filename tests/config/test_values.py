@@ -16,6 +16,7 @@ from llmproxy.config.values import (
     REDIS_ADDRESS,
     REDIS_URL,
     SECONDS,
+    SECONDS_OR_OFF,
     URL,
     Value,
     choice,
@@ -53,6 +54,12 @@ class ValueTests(SynchronousTestCase):
         """Above zero and finite: not a number, infinity, zero and less are refused."""
         self.takes(SECONDS, **{"45": 45.0, "0.5": 0.5, "1e3": 1000.0, "1_000": 1000.0})
         self.refuses(SECONDS, "0", "-1", "-0.0", ".nan", "nan", "inf", ".inf", "1e999", "true", "", "1:30", "5s")
+
+    def test_seconds_that_may_be_off(self) -> None:
+        """The same with zero, which is no limit; what is left out is not zero."""
+        self.takes(SECONDS_OR_OFF, **{"0": 0.0, "0.0": 0.0, "0.5": 0.5, "600": 600.0})
+        self.assertEqual(str(SECONDS_OR_OFF.parse("-0")), "0.0")
+        self.refuses(SECONDS_OR_OFF, "-1", "-0.1", ".nan", "nan", "inf", ".inf", "1e999", "true", "off", "", "5s")
 
     def test_choices(self) -> None:
         """Names in any case; a wrong one is told the nearest."""

@@ -26,12 +26,16 @@ _WORDS = {
     400: ("invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
     404: ("invalid_request_error", "not_found_error", "NOT_FOUND"),
     405: ("invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
+    408: ("invalid_request_error", "timeout_error", "DEADLINE_EXCEEDED"),
+    413: ("invalid_request_error", "request_too_large", "INVALID_ARGUMENT"),
+    414: ("invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
     417: ("invalid_request_error", "invalid_request_error", "FAILED_PRECONDITION"),
     426: ("invalid_request_error", "invalid_request_error", "FAILED_PRECONDITION"),
     431: ("invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
     500: ("server_error", "api_error", "INTERNAL"),
     501: ("server_error", "api_error", "UNIMPLEMENTED"),
     502: ("server_error", "api_error", "UNAVAILABLE"),
+    503: ("server_error", "api_error", "UNAVAILABLE"),
     504: ("server_error", "timeout_error", "DEADLINE_EXCEEDED"),
     505: ("server_error", "api_error", "UNIMPLEMENTED"),
 }
@@ -136,6 +140,38 @@ class Messages(SynchronousTestCase):
             self.assertIn("Anthropic" if each.source == "upstream" else "he proxy", message, each.name)
             self.assertRegex(message, r"^[A-Z{].*\.$")
             self.assertNotIn("{", message)
+
+    def test_sent_nowhere_or_perhaps_begun(self) -> None:
+        """Whoever thinks of sending again is told whether the provider can have the request already."""
+        for name in ("upstream_busy", "overloaded", "upstream_connect_timeout", "upstream_connect_failed"):
+            self.assertRegex(
+                ERROR_CLASSES[name].message, "othing was sent|sent this one nowhere|nothing was sent", name
+            )
+        for name in ("upstream_upload_timeout", "upstream_reset", "draining"):
+            self.assertIn("may have begun to work on", ERROR_CLASSES[name].message, name)
+
+    def test_statuses(self) -> None:
+        """Each limit has the status that RFC 9110 and RFC 6585 have for it: SDKs and balancers act on it."""
+        for name, status, end in (
+            ("header_timeout", 408, EndReason.HEADER_TIMEOUT),
+            ("body_idle_timeout", 408, EndReason.BODY_IDLE_TIMEOUT),
+            ("body_too_large", 413, EndReason.BODY_TOO_LARGE),
+            ("uri_too_long", 414, EndReason.HEADER_TOO_LARGE),
+            ("header_fields_too_large", 431, EndReason.HEADER_TOO_LARGE),
+            ("overloaded", 503, EndReason.OVERLOADED),
+            ("draining", 503, EndReason.DRAIN),
+            ("upstream_busy", 503, EndReason.UPSTREAM_BUSY),
+            ("upstream_connect_timeout", 504, EndReason.CONNECT_TIMEOUT),
+            ("upstream_upload_timeout", 504, EndReason.UPLOAD_TIMEOUT),
+        ):
+            each = ERROR_CLASSES[name]
+            self.assertEqual((each.status, each.end_reason), (status, end), name)
+
+    def test_no_numbers_of_ours(self) -> None:
+        """Limits are configured, so no sentence about one names a number that may be another by now."""
+        for each in ERROR_CLASSES.values():
+            if each.status in (408, 413, 414, 431, 503, 504):
+                self.assertNotRegex(each.message, r"\d", each.name)
 
     def test_detail(self) -> None:
         """A detail, such as the routes that there are, follows as a further sentence."""

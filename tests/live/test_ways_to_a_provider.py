@@ -173,9 +173,9 @@ def ask_for(world: World, name: str, kind: str) -> Wire:
 
 
 UNREACHABLE = {
-    "refused": (502, "upstream_connect_failed"),
-    "nameless": (502, "upstream_name_failed"),
-    "full": (504, "upstream_connect_timeout"),
+    "refused": (502, "upstream_connect_failed", "connect_failed"),
+    "nameless": (502, "upstream_name_failed", "connect_failed"),
+    "full": (504, "upstream_connect_timeout", "connect_timeout"),
 }
 
 
@@ -185,10 +185,10 @@ def test_unreachable(world: World, name: str) -> None:
     callers = {kind: ask_for(world, name, kind) for kind in KINDS}
     for kind, caller in callers.items():
         returned = caller.read_message()
-        assert told(returned, kind) == UNREACHABLE[name]
+        assert told(returned, kind) == UNREACHABLE[name][:2]
         request_id = (returned.value("x-llm-proxy-request-id") or b"").decode()
         event = world.stage.proxy.access_event(request_id=request_id)
-        assert (event["error_class"], event["end_reason"]) == (UNREACHABLE[name][1], "connect_failed")
+        assert (event["error_class"], event["end_reason"]) == UNREACHABLE[name][1:]
 
 
 def handshake_of(upstream: Upstream) -> tuple[socket.socket, bytes]:

@@ -12,7 +12,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from llmproxy.simulate import SimulatorRoot
-from llmproxy.wire.server import Channel, Site
+from llmproxy.wire.channel import Channel
+from llmproxy.wire.server import Site
 
 NOON = 1_795_521_600.0
 OPENAI = {"Authorization": "Bearer sk-test"}
@@ -141,7 +142,8 @@ class Simulator:
     def __init__(self) -> None:
         self.clock = Clock()
         self.clock.advance(NOON)
-        self.site = Site(SimulatorRoot(self.clock), self.clock)
+        # The connections have deadlines and a clock of their own, in which no time passes.
+        self.site = Site(SimulatorRoot(self.clock), Clock())
 
     def run(self, seconds: float = 60.0) -> None:
         """Let time pass until nothing is due any more."""

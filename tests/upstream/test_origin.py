@@ -19,11 +19,12 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from llmproxy.config.model import Upstream
 from llmproxy.core.fields import Fields
 from llmproxy.upstream.client import ExactClient
-from llmproxy.upstream.origin import Origin, OriginLimits, Progress, RawHeaders
-from llmproxy.wire.client import FirstByteTimeout, NeverAnswered
+from llmproxy.upstream.origin import Origin, Progress, RawHeaders
 from llmproxy.wire.dial import Dialer, DialError
+from llmproxy.wire.upstream_error import FirstByteTimeout, NeverAnswered
 from tests.web.proxy_in_memory import MemoryEndpoint, fields_of, head_and_body, ok
 from tests.wire.far_end import FarEnd
 from tests.wire.kernel_pair import KernelPair
@@ -55,16 +56,16 @@ class _Case(SynchronousTestCase):
         """An origin at http://api.test."""
         self.make()
 
-    def make(self, limits: OriginLimits | None = None, base_url: bytes = _URL) -> None:
+    def make(self, limits: Upstream | None = None, base_url: bytes = _URL) -> None:
         """An origin of its own."""
         self.clock = Clock()
         self.endpoint = MemoryEndpoint(self.clock)
         self.origin = self.on(self.endpoint, limits, base_url)
 
-    def on(self, endpoint: Any, limits: OriginLimits | None = None, base_url: bytes = _URL) -> Origin:
+    def on(self, endpoint: Any, limits: Upstream | None = None, base_url: bytes = _URL) -> Origin:
         """An origin that opens its connections at `endpoint`."""
         dialer = Dialer(self.clock, "api.test", 80, tls=None, proxy=None, timeout_s=10, endpoint=endpoint)
-        return Origin(base_url, dialer, self.clock, limits or OriginLimits())
+        return Origin(base_url, dialer, self.clock, limits or Upstream())
 
     def ask(
         self,
@@ -106,7 +107,7 @@ class Pool(_Case):
 
     def test_pool_size(self) -> None:
         """No more than `pool_size` are kept idle; what is in use is not limited by it."""
-        self.make(OriginLimits(pool_size=2))
+        self.make(Upstream(pool_size=2))
         results = [self.ask() for _ in range(5)]
         for far, result in zip(list(self.endpoint.connections), results, strict=True):
             self.whole(far, result)
@@ -114,7 +115,7 @@ class Pool(_Case):
 
     def test_no_pool(self) -> None:
         """A pool of none closes each connection after its answer."""
-        self.make(OriginLimits(pool_size=0))
+        self.make(Upstream(pool_size=0))
         self.whole_new()
         self.assertTrue(self.far().closed)
 
@@ -125,7 +126,7 @@ class Pool(_Case):
 
     def test_pool_idle(self) -> None:
         """A connection that was idle for `pool_idle_s` is closed, and no timer runs when there is none left."""
-        self.make(OriginLimits(pool_idle_s=45))
+        self.make(Upstream(pool_idle_s=45))
         self.whole_new()
         for _ in range(44):
             self.clock.advance(1)
@@ -138,7 +139,7 @@ class Pool(_Case):
 
     def test_use_renews(self) -> None:
         """Each use begins the time anew."""
-        self.make(OriginLimits(pool_idle_s=45))
+        self.make(Upstream(pool_idle_s=45))
         for _ in range(4):
             self.whole_new()
             for _ in range(40):
@@ -158,7 +159,7 @@ class Pool(_Case):
 
     def test_deadline(self) -> None:
         """A wait that is too long is ended by the look that is taken once a second."""
-        self.make(OriginLimits(first_byte_timeout_s=30))
+        self.make(Upstream(first_byte_timeout_s=30))
         result = self.ask()
         for _ in range(29):
             self.clock.advance(1)
@@ -313,7 +314,7 @@ class EarlyAnswers(_Case):
             pair.reactor.turn()
             self.assertFalse(pair.transport.connected)
             self.assertEqual((pair.reactor.writers, pair.reactor.readers), (set(), set()))
-            self.assertEqual((self.origin._idle, self.origin._busy), ([], set()))
+            self.assertEqual((self.origin._idle, self.origin.open_connections), ([], 0))
             self.ask()
             self.assertEqual(len(endpoint.pairs), 2)
 
@@ -326,7 +327,7 @@ class EarlyAnswers(_Case):
         self.far().turn()
         self.assertTrue(self.far().was_reset)
         self.assertTrue(body.stopped)
-        self.assertEqual((self.origin._idle, self.origin._busy), ([], set()))
+        self.assertEqual((self.origin._idle, self.origin.open_connections), ([], 0))
 
 
 class _Collected(Protocol):

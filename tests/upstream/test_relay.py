@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseDone
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface.verify import verifyObject
 
+from llmproxy.config.model import Upstream
 from llmproxy.upstream.relay import Relay
 from llmproxy.wire.client import ClientConnection, OutgoingRequest
 from llmproxy.wire.request import Request
@@ -43,7 +45,7 @@ class Relaying(SynchronousTestCase):
         self.caller = FarEnd(self.clock, Site(page, self.clock).buildProtocol(None)).connect()
         self.caller.says(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         self.caller.heard()
-        connection = ClientConnection(self.clock, 0, 0, lambda _: None, lambda _: None)
+        connection = ClientConnection(self.clock, Upstream(), lambda _: None, lambda _: None)
         self.upstream = FarEnd(self.clock, connection).connect()
         self.ended: list[Failure] = []
         self.relay = Relay(page.request, self.ended.append)
@@ -84,4 +86,4 @@ class Relaying(SynchronousTestCase):
 
     def test_is_a_protocol(self) -> None:
         """It is what `deliverBody` takes."""
-        self.assertIsInstance(self.relay, Protocol)
+        self.assertTrue(verifyObject(IProtocol, self.relay))

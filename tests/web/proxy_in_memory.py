@@ -22,12 +22,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from llmproxy.config.model import Config
+from llmproxy.config.model import Config, Upstream
 from llmproxy.core.identity import CredentialIds
 from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import CATALOG, Provider
 from llmproxy.upstream.client import ExactClient
-from llmproxy.upstream.origin import Origin, OriginLimits
+from llmproxy.upstream.origin import Origin
 from llmproxy.web.context import Context, Route, request_ids
 from llmproxy.web.cors import CorsPolicy
 from llmproxy.web.site import ProxySite
@@ -101,7 +101,7 @@ class ProxyInMemory:
     def __init__(
         self,
         providers: Mapping[str, Provider] | None = None,
-        limits: OriginLimits | None = None,
+        limits: Upstream | None = None,
         connect_timeout_s: float = 10.0,
         **sections: Any,
     ) -> None:
@@ -126,7 +126,7 @@ class ProxyInMemory:
                 timeout_s=connect_timeout_s,
                 endpoint=endpoint,  # type: ignore[arg-type]
             )
-            origin = Origin(provider.base_url.encode(), dialer, self.clock, limits or OriginLimits())
+            origin = Origin(provider.base_url.encode(), dialer, self.clock, limits or Upstream())
             self.origins.append(origin)
             routes[name] = Route.to(provider, ExactClient(origin))
         self.context = Context(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from twisted.internet.error import ConnectError
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmproxy.config.model import Upstream
 from llmproxy.core.end import EndReason
-from llmproxy.upstream.origin import OriginLimits
 from tests.web.proxy_in_memory import ProxyInMemory, chunked, get, post, request
 from tests.wire.far_end import FarEnd
 
@@ -55,7 +55,7 @@ class _Story:
     """One proxy, one caller and what happens to them."""
 
     def __init__(self) -> None:
-        limits = OriginLimits(pool_size=2, pool_idle_s=45, first_byte_timeout_s=30, idle_timeout_s=20)
+        limits = Upstream(pool_size=2, pool_idle_s=45, first_byte_timeout_s=30, idle_timeout_s=20)
         self.proxy = ProxyInMemory(limits=limits)
         self.endpoint = self.proxy.endpoints["openai"]
         self.caller = self.proxy.caller()

@@ -14,7 +14,6 @@ from typing import Any, cast
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -37,6 +36,11 @@ class MemoryTransport:
         self._half_closing = self._half_closed = False
         self._aborting = False
         self._unsent = bytearray()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What the other end has not taken."""
+        return len(self._unsent)
 
     # -- ITransport and IConsumer
 
@@ -162,9 +166,10 @@ class FarEnd:
     writes: what our side has written since the last `heard`, one item for each write.
     """
 
-    def __init__(self, clock: Clock, protocol: Protocol) -> None:
+    def __init__(self, clock: Clock, protocol: Any) -> None:
         self.takes = True
         self.closed = False
+        self._gone = False
         self.was_reset = False
         self.writes: list[bytes] = []
         self._clock = clock
@@ -188,9 +193,18 @@ class FarEnd:
         self.turn()
 
     def ends(self) -> None:
-        """Close properly (FIN), after all that was said."""
+        """Close properly (FIN), after all that was said. What our side sends after that is answered with a reset."""
+        self._gone = True
+        self.half_closes()
+
+    def half_closes(self) -> None:
+        """Send nothing more (FIN), and go on reading."""
         self._arriving.append(ConnectionDone())
         self.turn()
+
+    def is_gone(self) -> None:
+        """Read nothing more either: what our side sends from now on is answered with a reset."""
+        self._gone = True
 
     def resets(self) -> None:
         """Reset the connection: what was said and not read yet is lost."""
@@ -228,7 +242,10 @@ class FarEnd:
 
     def take(self, data: bytes) -> None:
         """Our side has written."""
-        self.writes.append(data)
+        if self._gone:
+            self._clock.callLater(0, self.transport.lost, ConnectionLost())
+        else:
+            self.writes.append(data)
 
     def sees_end(self) -> None:
         """Our side has closed."""

@@ -17,17 +17,17 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
+from llmproxy.config.model import Upstream
 from llmproxy.core.fields import Fields
-from llmproxy.wire.client import (
-    MAX_EMPTY_BYTES,
+from llmproxy.wire.client import MAX_EMPTY_BYTES, ClientConnection, OutgoingRequest
+from llmproxy.wire.response import Response
+from llmproxy.wire.upstream_error import (
     AnswerCut,
-    ClientConnection,
     FirstByteTimeout,
     IdleTimeout,
     InvalidAnswer,
     NeverAnswered,
-    OutgoingRequest,
-    Response,
+    UploadTimeout,
 )
 from tests.wire.far_end import FarEnd
 
@@ -95,7 +95,7 @@ class _Held:
     """A body that is all there."""
 
     def __init__(self, data: bytes, trailers: Fields) -> None:
-        self.data = data
+        self.data: bytes | None = data
         self.length = len(data)
         self.trailers = trailers
 
@@ -105,7 +105,10 @@ class _Held:
     def pauseProducing(self) -> None:
         raise AssertionError("not needed")
 
-    resumeProducing = stopProducing = pauseProducing
+    resumeProducing = pauseProducing
+
+    def stopProducing(self) -> None:
+        self.data = None
 
 
 _STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -130,7 +133,9 @@ class _Case(SynchronousTestCase):
         self.clock = Clock()
         self.idle: list[ClientConnection] = []
         self.gone: list[ClientConnection] = []
-        self.connection = ClientConnection(self.clock, 30.0, 20.0, self.idle.append, self.gone.append)
+        self.connection = ClientConnection(
+            self.clock, Upstream(first_byte_timeout_s=30.0, idle_timeout_s=20.0), self.idle.append, self.gone.append
+        )
         self.upstream = FarEnd(self.clock, self.connection).connect()
 
     def ask(self, outgoing: OutgoingRequest | None = None) -> Deferred[Response]:
@@ -664,7 +669,7 @@ class Cancelled(_Case):
 
 
 class Deadlines(_Case):
-    """Waits that are too long. The origin looks at `deadline` once a second and calls `give_up_waiting`."""
+    """Waits that are too long. The origin has each connection `look` at the clock once a second."""
 
     def test_first_byte(self) -> None:
         """The wait for an answer begins when the request is out, and gives up with its own error."""
@@ -675,22 +680,26 @@ class Deadlines(_Case):
         self.clock.advance(100)
         upload.done.callback(None)
         self.assertEqual(self.connection.deadline, 105 + 30)
-        self.connection.give_up_waiting()
+        self.connection.look(134)
+        self.assertNoResult(result)
+        self.clock.advance(30)
+        self.connection.look(self.clock.seconds())
         self.upstream.turn()
         self.failureResultOf(result, FirstByteTimeout)
         self.assertTrue(self.upstream.was_reset)
 
     def test_idle(self) -> None:
-        """The wait for the next bytes begins anew with each read, and gives up with its own error."""
+        """The wait for the next bytes begins anew with each read, from the head on, and gives up with its own error."""
         result = self.ask()
-        self.clock.advance(10)
+        self.clock.advance(25)
         self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
-        self.assertEqual(self.connection.deadline, 30)
+        self.assertEqual(self.connection.deadline, 45)
         body = self.body_of(result)
         self.clock.advance(10)
         self.upstream.says(b"b")
-        self.assertEqual(self.connection.deadline, 40)
-        self.connection.give_up_waiting()
+        self.assertEqual(self.connection.deadline, 55)
+        self.clock.advance(20)
+        self.connection.look(self.clock.seconds())
         self.upstream.turn()
         self.assertIsInstance(self.failed(body), IdleTimeout)
 
@@ -710,8 +719,9 @@ class Deadlines(_Case):
         the time of a reader who is held back."""
         result = self.ask()
         self.upstream.says(_STREAM)
-        body = self.body_of(result)
+        body = _Body()
         body.dataReceived = lambda data: body.producer.pauseProducing()  # type: ignore[method-assign]
+        self.successResultOf(result).deliverBody(body)
         self.upstream.says(b"1\r\na\r\n1\r\nb\r\n")
         self.assertIsNone(self.connection.deadline)
         self.connection.dataReceived(b"1\r\nc\r\n")
@@ -737,12 +747,110 @@ class Deadlines(_Case):
         self.assertEqual(self.successResultOf(result).code, 200)
         self.assertEqual(self.idle, [self.connection])
 
+    def test_upload_that_is_not_taken(self) -> None:
+        """An upstream that takes no byte of a body that waits for it is given up, with an error of its own, and the
+        body is stopped: the provider is stuck, and the caller would wait for ever."""
+        for said in (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", _STREAM):
+            self.setUp()
+            upload = _Upload()
+            result = self.ask(_outgoing(b"POST", upload, True))
+            self.upstream.says(said)
+            self.upstream.stops_reading()
+            upload.consumer.write(b"x" * 1000)
+            self.look_for(15)
+            if said == _STREAM:
+                self.upstream.says(b"1\r\nx\r\n")
+            self.look_for(4)
+            self.assertFalse(self.connection.closed)
+            self.look_for(3)
+            if said == _STREAM:
+                self.assertIsInstance(self.failed(self.body_of(result)), UploadTimeout)
+            else:
+                self.failureResultOf(result, UploadTimeout)
+            self.assertTrue(self.upstream.was_reset)
+            self.assertIn("stop", upload.calls)
+
+    def test_held_body_that_is_not_taken(self) -> None:
+        """The same for a body that was all there from the start."""
+        self.upstream.stops_reading()
+        result = self.ask(_outgoing(b"POST", _Held(b"x" * 1000, [])))
+        self.look_for(23)
+        self.failureResultOf(result, UploadTimeout)
+
+    def test_slow_steady_upload(self) -> None:
+        """An upload is never cut while it makes way, however long it takes: neither when the upstream takes little at a
+        time, nor when the caller sends little and all of it is taken."""
+        for upstream_is_slow in (True, False):
+            self.setUp()
+            upload = _Upload()
+            result = self.ask(_outgoing(b"POST", upload, True))
+            for _ in range(40):
+                if upstream_is_slow:
+                    self.upstream.stops_reading()
+                    upload.consumer.write(b"x" * 10)
+                    self.look_for(15)
+                    self.upstream.reads_on()
+                else:
+                    upload.consumer.write(b"x")
+                    self.look_for(15)
+            self.assertNoResult(result)
+            self.look_for(300)
+            upload.done.callback(None)
+            self.upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.assertEqual(self.successResultOf(result).code, 200)
+
+    def test_trickle_into_a_stuck_upstream(self) -> None:
+        """A caller that goes on sending does not hide that the upstream takes nothing."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        self.upstream.stops_reading()
+        for _ in range(25):
+            upload.consumer.write(b"x")
+            self.look_for(1)
+        self.failureResultOf(result, UploadTimeout)
+
+    def test_first_byte_is_waited_for_from_the_last_byte_taken(self) -> None:
+        """While the end of a request is still being taken, the wait for its answer has not begun."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, False))
+        self.upstream.stops_reading()
+        upload.consumer.write(b"x" * 100)
+        upload.done.callback(None)
+        for _ in range(6):
+            self.look_for(15)
+            del self.upstream.transport._unsent[:10]
+        self.look_for(1)
+        self.upstream.reads_on()
+        self.look_for(25)
+        self.assertNoResult(result)
+        self.look_for(10)
+        self.failureResultOf(result, FirstByteTimeout)
+
+    def look_for(self, seconds: int) -> None:
+        """Let that many seconds pass, and the connection look at the clock after each."""
+        for _ in range(seconds):
+            self.clock.advance(1)
+            if self.connection.sending or self.connection.deadline is not None:
+                self.connection.look(self.clock.seconds())
+            self.upstream.turn()
+
     def test_switched_off(self) -> None:
         """0 waits for ever."""
-        connection = ClientConnection(self.clock, 0, 0, self.idle.append, self.gone.append)
+        connection = ClientConnection(
+            self.clock, Upstream(first_byte_timeout_s=0, idle_timeout_s=0), self.idle.append, self.gone.append
+        )
         upstream = FarEnd(self.clock, connection).connect()
         connection.request(_get())
         self.assertIsNone(connection.deadline)
+        upload = _Upload()
+        stuck = ClientConnection(self.clock, Upstream(first_byte_timeout_s=0, idle_timeout_s=0), print, print)
+        far = FarEnd(self.clock, stuck).connect()
+        far.stops_reading()
+        stuck.request(_outgoing(b"POST", upload, True))
+        upload.consumer.write(b"x")
+        for now in range(0, 100_000, 10_000):
+            stuck.look(now)
+        self.assertFalse(stuck.closed)
         upstream.says(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
         self.assertIsNone(connection.deadline)
 
@@ -758,7 +866,7 @@ class Seams(SynchronousTestCase):
                 consumer.write(b"all")
                 return succeed(None)
 
-        connection = ClientConnection(Clock(), 1, 1, lambda _: None, lambda _: None)
+        connection = ClientConnection(Clock(), Upstream(), lambda _: None, lambda _: None)
         upstream = FarEnd(Clock(), connection).connect()
         connection.request(_outgoing(b"POST", AtOnce(), True))
         self.assertTrue(upstream.heard().endswith(b"\r\n\r\n3\r\nall\r\n0\r\n\r\n"))

@@ -59,7 +59,7 @@ class _Case(SynchronousTestCase):
 
     def dial(
         self, tls: ssl.SSLContext | None = None, proxy: HttpProxy | None = None, host: str = HOST, timeout_s: float = 10
-    ) -> Deferred[Protocol]:
+    ) -> Deferred[Any]:
         """Open a connection."""
         dialer = Dialer(
             self.clock,

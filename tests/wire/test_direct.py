@@ -11,8 +11,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.wire.client import ClientConnection, NeverAnswered, OutgoingRequest
-from llmproxy.wire.direct import DirectWriter, Writer, has_left, quiet_check, writer_for
+from llmproxy.config.model import Upstream
+from llmproxy.wire.client import ClientConnection, OutgoingRequest
+from llmproxy.wire.direct import GONE, HALF_CLOSED, HERE, DirectWriter, Writer, peer_state, quiet_check, writer_for
+from llmproxy.wire.upstream_error import NeverAnswered
 from tests.wire.far_end import FarEnd
 from tests.wire.kernel_pair import KernelPair
 from twisted import version  # type: ignore[attr-defined]
@@ -33,7 +35,7 @@ def _failing(number: int) -> Any:
 
 
 class _Case(SynchronousTestCase):
-    def pair(self, protocol: Protocol | None = None, tcp: bool = False) -> KernelPair:
+    def pair(self, protocol: Any = None, tcp: bool = False) -> KernelPair:
         """A connection whose sockets are closed after the test."""
         pair = KernelPair(protocol or _Silent(), tcp=tcp)
         self.addCleanup(pair.close)
@@ -170,7 +172,7 @@ class NothingSent(_Case):
 
     def test_never_answered(self) -> None:
         """A request on a socket that was already dead says that not one byte of it was handed over."""
-        connection = ClientConnection(Clock(), 0, 0, lambda _: None, lambda _: None)
+        connection = ClientConnection(Clock(), Upstream(), lambda _: None, lambda _: None)
         pair = self.pair(connection, tcp=True)
         pair.transport.socket.shutdown(socket.SHUT_WR)
         result = connection.request(OutgoingRequest(b"POST", b"POST / HTTP/1.1\r\n\r\n"))
@@ -213,6 +215,6 @@ class Looking(_Case):
             pair = self.pair(tcp=True)
             pair.transport.pauseProducing()
             pair.far.send(b"a second request, and half of a third")
-            self.assertFalse(has_left(pair.transport))
+            self.assertEqual(peer_state(pair.transport), HERE)
             leave(pair.far)
-            self.assertTrue(has_left(pair.transport))
+            self.assertIn(peer_state(pair.transport), (GONE, HALF_CLOSED))

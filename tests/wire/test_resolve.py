@@ -110,11 +110,29 @@ class Caching(SynchronousTestCase):
         self.assertEqual((asker.hosts, asker.complete), ([], 1))
 
     def test_unknown(self) -> None:
-        """A name that is not known is not remembered as such: the next one asks again."""
+        """A name that could not be found is not asked for again for a second, however many want it; then it is."""
         asker = self.ask()
         self.system.answers()
         self.assertEqual((asker.hosts, asker.complete), ([], 1))
+        for _ in range(50):
+            asker = self.ask()
+            self.assertEqual((asker.hosts, asker.complete), ([], 1))
+        self.assertEqual(len(self.system.asked), 1)
+        self.ask("other.test")
+        self.assertEqual(len(self.system.asked), 2)
+        self.clock.advance(1)
+        asker = self.ask()
+        self.assertEqual((asker.complete, len(self.system.asked)), (0, 3))
+
+    def test_known_while_the_name_server_is_gone(self) -> None:
+        """An old address is given at once while the name server has just failed, and not after another look-up."""
         self.ask()
+        self.system.answers("192.0.2.1")
+        self.clock.advance(3000)
+        self.ask()
+        self.system.answers()
+        asker = self.ask()
+        self.assertEqual((asker.hosts, asker.complete), ([("192.0.2.1", 443)], 1))
         self.assertEqual(len(self.system.asked), 2)
 
     def test_kinds_of_address(self) -> None:

@@ -19,8 +19,9 @@ from zope.interface.verify import verifyObject
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
 from llmproxy.wire.body import BodyTooLarge
+from llmproxy.wire.channel import MAX_EMPTY_BYTES
 from llmproxy.wire.request import Request
-from llmproxy.wire.server import MAX_EMPTY_BYTES, Site
+from llmproxy.wire.server import SWEEP_S, Site
 from tests.wire.far_end import FarEnd
 
 Render = Callable[[Request], Any]
@@ -243,6 +244,7 @@ class Reading(_Case):
             caller.resets()
             self.assertEqual(self.page.requests, [])
             self.assertEqual(self.site.channels, set())
+            self.clock.advance(SWEEP_S)
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -535,6 +537,8 @@ class EarlyAnswers(_Case):
         caller.says(_post(body) + _get(b"/next"))
         self.assertEqual([each.uri for each in self.page.requests], [b"/", b"/next"])
         self.assertEqual(self.bodies(caller.heard()), [b"early", b"next"])
+        caller.resets()
+        self.clock.advance(SWEEP_S)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_slow_rest(self) -> None:
@@ -546,6 +550,7 @@ class EarlyAnswers(_Case):
             self.clock.advance(0.5)
             caller.says(b"x")
         self.assertTrue(caller.closed)
+        self.clock.advance(SWEEP_S)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_gone_meanwhile(self) -> None:
@@ -553,6 +558,7 @@ class EarlyAnswers(_Case):
         caller = self.serve(lambda request: b"<early>")
         caller.says(_post(b"x" * 1000)[:-500])
         caller.resets()
+        self.clock.advance(SWEEP_S)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.site.channels, set())
 
@@ -572,6 +578,7 @@ class Refusing(_Case):
         self.assertTrue(caller.closed, raw[:80])
         self.clock.advance(5)
         self.assertFalse(caller.transport.connected)
+        self.clock.advance(SWEEP_S)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         return int(heard[9:12]), caller
 
@@ -672,7 +679,7 @@ class Refusing(_Case):
     def test_size(self) -> None:
         """A head that never ends is refused at 64 KiB; what an SDK with long tokens sends passes."""
         self.assertEqual(self.refused(b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 70_000)[0], 431)
-        self.assertEqual(self.refused(b"GET /" + b"x" * 70_000)[0], 431)
+        self.assertEqual(self.refused(b"GET /" + b"x" * 70_000)[0], 414)
         self.assertEqual(self.refused(b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * 20_000)[0], 431)
         caller = self.serve(_echo)
         caller.says(_get(b"/" + b"x" * 8000, b"X: " + b"y" * 40_000))
@@ -775,6 +782,7 @@ class Refusing(_Case):
         self.assertEqual(caller.unread_bytes, 0)
         caller.ends()
         self.assertFalse(caller.transport.connected)
+        self.clock.advance(SWEEP_S)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     @given(st.binary(max_size=200), st.lists(st.integers(1, 40), max_size=6))

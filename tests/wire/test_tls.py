@@ -14,7 +14,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.upstream.origin import Origin, OriginLimits, RawHeaders
+from llmproxy.config.model import Upstream
+from llmproxy.upstream.origin import Origin, RawHeaders
 from llmproxy.wire.client import ClientConnection, OutgoingRequest
 from llmproxy.wire.dial import Dialer
 from llmproxy.wire.tls import TlsClient, TlsError, client_context
@@ -346,7 +347,7 @@ class Answers(_Case):
             timeout_s=10,
             endpoint=self.endpoint,  # type: ignore[arg-type]
         )
-        self.origin = Origin(f"https://{HOST}".encode(), dialer, self.clock, OriginLimits())
+        self.origin = Origin(f"https://{HOST}".encode(), dialer, self.clock, Upstream())
         self.servers: list[TlsServer] = []
 
     def ask(self) -> Deferred[Any]:
@@ -426,7 +427,7 @@ class Answers(_Case):
 
     def test_no_time_runs_while_the_reader_is_behind(self) -> None:
         """A reader who is held back is not cut for silence, although more had arrived in the same read."""
-        connection = ClientConnection(self.clock, 30.0, 20.0, lambda _: None, lambda _: None)
+        connection = ClientConnection(self.clock, Upstream(), lambda _: None, lambda _: None)
         client = TlsClient(client_context(self.authority.path), HOST, connection)
         server = TlsServer(FarEnd(self.clock, client).connect(), self.authority.server())
         server.move()
