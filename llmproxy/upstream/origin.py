@@ -61,14 +61,18 @@ class RawHeaders(Headers):
 
     They come from a message that was parsed, and are complete, with Host and, for a body of known length,
     Content-Length; only Transfer-Encoding is added.
+
+    :ivar head: the whole head as it is written. Filled in when it has been made and checked; one that is given, as it
+        was filled in for the same request before, is written as it is.
     """
 
-    __slots__ = ("fields", "progress")
+    __slots__ = ("fields", "head", "progress")
 
-    def __init__(self, fields: Fields, progress: Progress | None = None) -> None:
+    def __init__(self, fields: Fields, progress: Progress | None = None, head: bytes | None = None) -> None:
         # Headers.__init__ would sort the fields into a dictionary, which is what must not happen to them.
         self.fields = fields
         self.progress = progress
+        self.head = head
 
     def __repr__(self) -> str:
         """Without any value: they hold keys."""
@@ -183,6 +187,8 @@ class Origin:
         if isinstance(headers, RawHeaders):
             fields = headers.fields
             progress = headers.progress
+            if headers.head is not None:
+                return _Sending(self, method, headers.head, body, chunked, progress or Progress())
         else:
             pairs = headers.getAllRawHeaders() if headers is not None else ()
             fields = [(name, value) for name, values in pairs for value in values]
@@ -198,6 +204,8 @@ class Origin:
         head = f.serialize(b"%b %b HTTP/1.1" % (method, target), fields)
         if not f.is_one_head(head, len(fields)):
             raise ValueError("a header field is not well-formed")
+        if isinstance(headers, RawHeaders):
+            headers.head = head
         return _Sending(self, method, head, body, chunked, progress or Progress())
 
     # -- a connection for a request ----------------------------------------------------------------------------

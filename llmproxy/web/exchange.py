@@ -36,6 +36,7 @@ from llmproxy.upstream.origin import Progress, RawHeaders
 from llmproxy.upstream.relay import Relay
 from llmproxy.upstream.upload import Upload
 from llmproxy.web import failures, uploads
+from llmproxy.web.plan import Plan
 from llmproxy.wire.response import Response
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Exchange:
     _end_reason = EndReason.OK
     _peek: BodyPeek | None = None
     _upload: Upload | None = None
+    _plan: Plan | None = None
     _answer_at = 0.0
     _head_at = 0.0
     _pending: Deferred[Any] | None = None
@@ -110,11 +112,26 @@ class Exchange:
             return
         if not self._enter():
             return
-        if request.body is framing.NO_BODY:
+        self._take_body(b"content-encoding" not in request.index)
+
+    def forward_again(self, plan: Plan) -> None:
+        """As :meth:`forward_to`, for a request with the same head as one before it on the connection."""
+        self.route = plan.route
+        self.meta_user = plan.meta_user
+        self.rest = plan.rest
+        self.route_name = plan.route_name
+        self._plan = plan
+        if self._enter():
+            self._take_body(plan.looks)
+
+    def _take_body(self, looks: bool) -> None:
+        request = self.request
+        route = self.route
+        if request.body is framing.NO_BODY or route is None:
             self._forward()
             return
         look = None
-        if b"content-encoding" not in request.index:
+        if looks:
             self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
             look = self._peek.feed
         self._upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
@@ -157,21 +174,39 @@ class Exchange:
         peek = self._peek
         if peek is not None:
             self.model, self.stream_requested = peek.model, peek.stream
+        route = self.route
+        request = self.request
+        plan = self._plan
         if self.model is None:
-            self.model = model_in_path(self.route.provider, self.rest)
+            self.model = plan.path_model if plan is not None else model_in_path(route.provider, self.rest)
         self.phase = CONNECTING
         self._ready_at = self.context.now()
         self._progress.on_interim = self._pass_on_interim
-        route = self.route
-        headers = RawHeaders(self._request_fields(route), self._progress)
-        url = route.root + route.provider.upstream_target(self._upstream_rest())
+        if plan is not None:
+            url = plan.url
+            headers = RawHeaders([], self._progress, plan.head(request.index.get(b"content-length")))
+        else:
+            url = route.root + route.provider.upstream_target(self._upstream_rest())
+            headers = RawHeaders(self._request_fields(route), self._progress)
         try:
-            pending = self._pending = route.client.request(self.request.method, url, headers=headers, data=self._upload)
+            pending = self._pending = route.client.request(request.method, url, headers=headers, data=self._upload)
         except ValueError as error:
             self.fail(failures.refused(FramingError(400, str(error))))
             return
+        if plan is None and request.repeat is not None and headers.head is not None:
+            self._keep_plan(route, url, headers.head)
         self.phase = WAITING if self._progress.sent_at is not None else CONNECTING
         pending.addCallbacks(self._answered, self._not_answered)
+
+    def _keep_plan(self, route: Route, url: bytes, head: bytes) -> None:
+        repeat = self.request.repeat
+        if repeat is None:
+            return
+        path_model = model_in_path(route.provider, self.rest)
+        looks = self._peek is not None
+        self._plan = repeat.plan = Plan(
+            self.context, route, self.meta_user, self.rest, self.route_name, looks, path_model, url, head
+        )
 
     def _upstream_rest(self) -> bytes:
         if self.context.config.identity.strip:
@@ -348,7 +383,7 @@ class Exchange:
             except Exception:  # noqa: BLE001 - a log that cannot be written ends no connection
                 self._log.failure("the access event of {request_id} could not be written", request_id=self.request_id)
         # The circle is opened here, so that all of it is freed at once and the collector has nothing to look for.
-        self._upload = self._relay = self._peek = None
+        self._upload = self._relay = self._peek = self._plan = None
         self._progress.on_interim = None
 
     # -- what the access event says --------------------------------------------------------------------------
@@ -359,46 +394,74 @@ class Exchange:
         prefix = request.uri[: len(request.uri) - len(self.rest)]
         return uploads.public_base(request, self.context.config.server, self.request.caller.peer_host) + prefix
 
+    def _said_by_head(self) -> tuple[Any, ...]:
+        """What follows from the head alone: credential id, user but for the body's, path, sdk, client, method."""
+        plan = self._plan
+        if plan is not None and plan.said is not None:
+            return plan.said
+        request = self.request
+        caller = request.caller
+        query = request.uri.partition(b"?")[2]
+        credential_id = caller.credential_id(request, query, self.context.credential_ids)
+        client = caller.address(request.fields, self.context.config.server)
+        said = (
+            credential_id,
+            caller.user(request, query, self.meta_user, None, client),
+            caller.path(request.path),
+            caller.sdk(request.index.get(b"user-agent")),
+            client,
+            request.method.decode("latin-1"),
+        )
+        if plan is not None:
+            plan.said = said
+        return said
+
+    def _user(self, user: str, client: str) -> str:
+        """The user, where the body names one; ``user`` is who it is without the body."""
+        in_body = self._peek.user if self._peek is not None else None
+        if not in_body:
+            return user
+        request = self.request
+        return request.caller.user(request, request.uri.partition(b"?")[2], self.meta_user, in_body, client)
+
     def _access_event(self, end_reason: EndReason) -> AccessRecord:
         request = self.request
         now = self.context.now()
         began = self.began
         progress = self._progress
-        query = request.uri.partition(b"?")[2]
-        caller = request.caller
-        credential_id = caller.credential_id(request, query, self.context.credential_ids)
-        client = caller.address(request.fields, self.context.config.server)
+        credential_id, user, path, sdk, client, method = self._said_by_head()
         own = 0.0
         if progress.sent_at is not None:
             own = progress.sent_at - self._ready_at - (progress.connect_s or 0.0)
             if self._head_at:
                 own += self._head_at - self._answer_at
         relay = self._relay
+        upload = self._upload
         return {
             "time": "",
             "event": "access",
             "request_id": self.request_id,
             "upstream_request_id": self.upstream_request_id or None,
-            "user": caller.user(request, query, self.meta_user, self._peek.user if self._peek else None, client),
+            "user": self._user(user, client),
             "credential_id": credential_id,
             "provider": self.route.provider.name if self.route is not None else None,
             "route": self.route_name or None,
-            "method": request.method.decode("latin-1"),
-            "path": caller.path(request.path),
-            "model": self.model or ("unknown" if self._upload is not None else None),
+            "method": method,
+            "path": path,
+            "model": self.model or ("unknown" if upload is not None else None),
             "stream_requested": self.stream_requested,
             "streamed": self.streamed,
             "status": request.status or None,
-            "request_bytes": self._upload.received_bytes if self._upload is not None else 0,
+            "request_bytes": upload.received_bytes if upload is not None else 0,
             "response_bytes": request.sent_body_bytes,
             "chunks": relay.chunks if relay is not None else 0,
             "ttfb_ms": int((self._answer_at - began) * 1e6) / 1000 if self._answer_at else None,
             "connect_ms": int(progress.connect_s * 1e6) / 1000 if progress.connect_s is not None else None,
-            "overhead_ms": int(max(own, 0.0) * 1e6) / 1000,
+            "overhead_ms": int(own * 1e6) / 1000 if own > 0.0 else 0.0,
             "duration_ms": int((now - began) * 1e6) / 1000,
             "end_reason": end_reason,
             "phase": self.phase,
-            "sdk": caller.sdk(request.index.get(b"user-agent")),
+            "sdk": sdk,
             "retries": progress.retries,
             "error_class": self.error_class or None,
             "client": client,

@@ -20,6 +20,7 @@ from llmproxy.web import failures
 from llmproxy.web.caller import Caller
 from llmproxy.web.context import Context
 from llmproxy.web.exchange import Exchange
+from llmproxy.web.plan import Plan
 from llmproxy.wire.channel import Channel
 from llmproxy.wire.request import Request
 from llmproxy.wire.server import Site
@@ -63,8 +64,16 @@ class ProxyRequest(Request):
             exchange.route_name = "preflight"
             self.write_head(204, b"No Content", cors.preflight_fields(self.index))
             self.finish()
-        else:
+            return
+        repeat = self.repeat
+        plan: Plan | None = repeat.plan if repeat is not None else None
+        if plan is None or plan.context is not exchange.context:
             super().process()
+            return
+        try:
+            exchange.forward_again(plan)
+        except Exception:  # noqa: BLE001 - as the parent: whatever is raised is one request's end
+            self.processingFailed(Failure())
 
     def refuse(self, error: FramingError) -> None:
         """The head is not acceptable: say so in the dialect of the route, where the path still shows one."""

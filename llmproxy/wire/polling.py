@@ -16,6 +16,7 @@ import select
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.log import callWithLogger
@@ -42,18 +43,31 @@ def read_directly(reactor: Any) -> bool:
         except InterruptedError:
             return
         outbox.gathering = len(events) > 1
+        outbox.turn = dict(events)
         for descriptor, event in events:
             selectable = selectables.get(descriptor)
             if selectable is None:  # closed by what was called before it
                 continue
-            if event == readable and isinstance(selectable, Connection):
+            # One that is not connected yet has another doRead.
+            if event == readable and isinstance(selectable, Connection) and selectable.connected:
+                reason: Any
+                # What Connection.doRead does, with two calls less.
                 try:
-                    reason = selectable.doRead()
-                except Exception as error:  # noqa: BLE001 - as Twisted: whatever a protocol raises ends its connection
-                    _log.failure("a connection failed")
-                    reason = error  # type: ignore[assignment]
-                if reason:
-                    reactor._disconnectSelectable(selectable, reason, True)
+                    data = selectable.socket.recv(selectable.bufferSize)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    reason = CONNECTION_LOST
+                else:
+                    reason = CONNECTION_DONE
+                    if data:
+                        try:
+                            selectable.protocol.dataReceived(data)
+                            continue
+                        except Exception as error:  # noqa: BLE001 - as Twisted: it ends the connection
+                            _log.failure("a connection failed")
+                            reason = error
+                reactor._disconnectSelectable(selectable, reason, True)
             else:
                 callWithLogger(selectable, do_read_or_write, selectable, descriptor, event)
         outbox.send()
