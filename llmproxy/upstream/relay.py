@@ -25,36 +25,27 @@ class Relay:
 
     :param request: the caller's request, whose head has been written.
     :param ended: called once with the reason of the body's end.
+    :ivar dataReceived: takes a piece of the body.
     :ivar read_done: called when one read of the upstream is through: what it gave is sent.
-    :ivar chunks: pieces of the body relayed so far.
-    :ivar body_bytes: bytes of the body relayed so far.
     """
 
-    __slots__ = ("_ended", "_request", "_write", "body_bytes", "chunks", "read_done", "transport")
+    # What is called for each piece is the request's own: one call less, and one object less to touch.
+    __slots__ = ("_ended", "_request", "dataReceived", "read_done", "transport")
 
     def __init__(self, request: Request, ended: Callable[[Failure], None]) -> None:
         self._request = request
-        self._write = request.write
+        self.dataReceived = request.write
         self.read_done = request.flush
         self._ended = ended
-        self.chunks = 0
-        self.body_bytes = 0
 
     def makeConnection(self, transport: Any) -> None:
         """The caller's pace becomes the upstream's."""
         self.transport: Response | None = transport
-        self.connectionMade()
+        self._request.registerProducer(transport, True)
         transport.forget_head()
 
     def connectionMade(self) -> None:
-        """See :meth:`makeConnection`."""
-        self._request.registerProducer(self.transport, True)  # type: ignore[arg-type]
-
-    def dataReceived(self, data: bytes) -> None:
-        """A piece of the body."""
-        self.chunks += 1
-        self.body_bytes += len(data)
-        self._write(data)
+        """There is nothing to do besides :meth:`makeConnection`."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The body has ended, one way or another."""

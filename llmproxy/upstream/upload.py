@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
@@ -27,6 +27,37 @@ IN_ONE_PIECE_BYTES = 64 * 1024
 
 SMALL_BYTES = 4096
 """Pieces below this are joined while they are held: as objects of their own they would cost many times their size."""
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """A small body that was all there from the start.
+
+    :ivar data: the body, until it is not needed any more.
+    :ivar length: bytes.
+    :ivar received_bytes: the same.
+    """
+
+    __slots__ = ("data", "length", "received_bytes")
+
+    def __init__(self, data: bytes) -> None:
+        self.data: bytes | None = data
+        self.length = self.received_bytes = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """Write it."""
+        consumer.write(self.data or b"")
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It has been written."""
+
+    def resumeProducing(self) -> None:
+        """It has been written."""
+
+    def stopProducing(self) -> None:
+        """It is not needed any more."""
+        self.data = None
 
 
 @implementer(IBodyProducer)

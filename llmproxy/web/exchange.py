@@ -34,7 +34,7 @@ from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import dialect_of, model_in_path
 from llmproxy.upstream.origin import Progress, RawHeaders
 from llmproxy.upstream.relay import Relay
-from llmproxy.upstream.upload import Upload
+from llmproxy.upstream.upload import Upload, WholeBody
 from llmproxy.web import failures, uploads
 from llmproxy.web.plan import Plan
 from llmproxy.wire.response import Response
@@ -81,7 +81,7 @@ class Exchange:
     _settled = False
     _end_reason = EndReason.OK
     _peek: BodyPeek | None = None
-    _upload: Upload | None = None
+    _upload: Upload | WholeBody | None = None
     _plan: Plan | None = None
     _answer_at = 0.0
     _head_at = 0.0
@@ -130,12 +130,20 @@ class Exchange:
         if request.body is framing.NO_BODY or route is None:
             self._forward()
             return
+        whole = request.whole_body()
+        if whole is not None:
+            self._upload = WholeBody(whole)
+            if looks:
+                self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
+                self._peek.feed(whole)
+            self._forward()
+            return
         look = None
         if looks:
             self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
             look = self._peek.feed
-        self._upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
-        request.receive_body(self._upload)
+        upload = self._upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
+        request.receive_body(upload)
 
     def _enter(self) -> bool:
         """Count this exchange among those in flight, unless there are as many as there may be."""
@@ -435,7 +443,6 @@ class Exchange:
             own = progress.sent_at - self._ready_at - (progress.connect_s or 0.0)
             if self._head_at:
                 own += self._head_at - self._answer_at
-        relay = self._relay
         upload = self._upload
         return {
             "time": "",
@@ -454,7 +461,7 @@ class Exchange:
             "status": request.status or None,
             "request_bytes": upload.received_bytes if upload is not None else 0,
             "response_bytes": request.sent_body_bytes,
-            "chunks": relay.chunks if relay is not None else 0,
+            "chunks": request.sent_pieces if self._relay is not None else 0,
             "ttfb_ms": int((self._answer_at - began) * 1e6) / 1000 if self._answer_at else None,
             "connect_ms": int(progress.connect_s * 1e6) / 1000 if progress.connect_s is not None else None,
             "overhead_ms": int(own * 1e6) / 1000 if own > 0.0 else 0.0,

@@ -198,8 +198,12 @@ class Channel(Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._feed_after_upgrade(data, upgrade)
         except httptools.HttpParserError as error:
-            if self._refusal is None:
+            if self._ending or self._is_last():
+                self._deaf = True
+            elif self._refusal is None:
                 self._refusal = self._refusal_for(error)
+        if self._ending:
+            return
         if self._in_head:
             if self._head_begun:
                 self._check_head()
@@ -244,6 +248,16 @@ class Channel(Protocol):
         self._repeat = learn(data, request.method, request.uri, request.fields, request.index)
         if self._repeat is not None:
             self._learning -= 1
+
+    def _is_last(self) -> bool:
+        """Whether what comes now is behind a request with which the connection ends, and so is nothing.
+
+        RFC 9112 9.6: "A server that receives a "close" connection option MUST initiate closure of the connection after
+        it sends the final response to the request that contained the "close" connection option. [...] The server MUST
+        NOT process any further requests received on that connection."
+        """
+        last = self._waiting[-1] if self._waiting else self._current
+        return last is not None and last.close_after and self._arriving is None and not self._head_begun
 
     def _check_head(self) -> None:
         """A part of a head is here, and more must come: not too much, and not too late."""

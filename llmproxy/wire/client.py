@@ -8,6 +8,7 @@ could be taken for the answer to somebody else's request.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ MAX_INTERIM_ANSWERS: Final = 16
 MAX_EMPTY_BYTES: Final = 128 * 1024
 """How much may come within a body that is no body: trailers and chunk extensions."""
 
+_NOT_IN_REASON: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_IN_INTERIM: Final = f.HOP_BY_HOP | {b"content-length"}
 
 
@@ -395,6 +397,10 @@ class ClientConnection:
             keep = not framing.wants_close(version.encode("ascii"), index)
         if not 100 <= status <= 599:
             self._fail(InvalidAnswer("the answer's status code is not one"))
+            return
+        if _NOT_IN_REASON.search(self._reason) is not None:
+            # RFC 9112 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ). llhttp takes other controls as well.
+            self._fail(InvalidAnswer("the answer's reason phrase holds a control character"))
             return
         if len(fields) > MAX_FIELDS:
             self._fail(InvalidAnswer("the answer has too many header fields"))

@@ -43,6 +43,8 @@ class Writer:
     :ivar sent_bytes: bytes given to :meth:`write` so far; as nothing is known about the socket, they count as sent.
     """
 
+    __slots__ = ("_transport", "sent_bytes")
+
     def __init__(self, transport: ITransport) -> None:
         self._transport: Any = transport
         self.sent_bytes = 0
@@ -100,10 +102,15 @@ class DirectWriter(Writer):
 
     :ivar sent_bytes: bytes that the kernel has taken from :meth:`write`; what went through the transport's buffer
         counts from the moment it was queued there, and what waits for the end of the turn does not count.
+
+    It is the only one that writes to its transport, so it knows when there can be something before it.
     """
+
+    __slots__ = ("_outbox", "_queued", "_send", "_waiting", "_waiting_bytes")
 
     def __init__(self, transport: Connection) -> None:
         super().__init__(transport)
+        self._queued = True  # whether the transport may hold something back, so that it has to be asked
         self._send = transport.getHandle().send
         self._outbox: Outbox | None = getattr(transport.reactor, OUTBOX, None)
         self._waiting: list[bytes] = []
@@ -147,30 +154,30 @@ class DirectWriter(Writer):
         error and tells the protocol through ``connectionLost``, outside of the caller's stack.
         """
         transport = self._transport
-        if (
-            transport.connected
-            and not transport.disconnecting
-            and not transport._aborting
-            and transport._tempDataLen == 0
-            and len(transport.dataBuffer) == transport.offset
-        ):
-            try:
-                taken = self._send(data)
-            except BlockingIOError:
-                taken = 0
-            except OSError as error:
-                # The transport meets the same error and tells of it; or, if it passes (ENOBUFS), sends the data.
-                if error.errno not in _DEAD:
-                    self.sent_bytes += len(data)
+        if transport._aborting:
+            return
+        if self._queued:
+            if transport._tempDataLen or len(transport.dataBuffer) > transport.offset:
+                self.sent_bytes += len(data)
                 transport.write(data)
                 return
-            self.sent_bytes += len(data)
-            if taken == len(data):
-                return
-            data = data[taken:]
-        else:
-            self.sent_bytes += len(data)
-        transport.write(data)
+            self._queued = False
+        try:
+            taken = self._send(data)
+        except BlockingIOError:
+            taken = 0
+        except OSError as error:
+            # The transport meets the same error and tells of it; or, if it passes (ENOBUFS), sends the data. One
+            # that is closed drops it.
+            if error.errno not in _DEAD:
+                self.sent_bytes += len(data)
+            self._queued = True
+            transport.write(data)
+            return
+        self.sent_bytes += len(data)
+        if taken < len(data):
+            self._queued = True
+            transport.write(data[taken:])
 
 
 def writer_for(transport: ITransport) -> Writer:

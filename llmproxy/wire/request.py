@@ -55,6 +55,7 @@ class Request(server.Request):
     :ivar repeat: the head that this one is the same as, if it was recognised.
     :ivar refusal: why it is not processed when its turn comes, but refused.
     :ivar sent_body_bytes: bytes of the answer's body written so far, without framing.
+    :ivar sent_pieces: how many pieces they were written in.
     """
 
     defaultContentType = None
@@ -62,6 +63,7 @@ class Request(server.Request):
     refusal: FramingError | None = None
     repeat: RepeatedHead | None = None
     sent_body_bytes = 0
+    sent_pieces = 0
     head_written = False
     status = 0
     _receiver: BodyReceiver | None = None
@@ -71,6 +73,7 @@ class Request(server.Request):
     _close_delimited = False
     _continue_owed = False
     _leading_zeros = 0
+    _came_whole = False
 
     # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses.
     def __init__(
@@ -180,7 +183,14 @@ class Request(server.Request):
     def body_is_here(self, data: bytes) -> None:
         """The whole body came with the head."""
         self._early.append(data)
-        self.body_done = True
+        self.body_done = self._came_whole = True
+
+    def whole_body(self) -> bytes | None:
+        """The body, if all of it came with the head; then it is handed out here, and once."""
+        if self._came_whole:
+            self._came_whole = False
+            return self._early.pop()
+        return None
 
     def body_arrived(self, data: bytes) -> None:
         """The parser has a piece of the body."""
@@ -347,6 +357,7 @@ class Request(server.Request):
             self._write_own_head()
         if not data or self._suppress_body:
             return
+        self.sent_pieces += 1
         self.sent_body_bytes += len(data)
         if self.chunked:
             self._leading_zeros = 0

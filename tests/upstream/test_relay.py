@@ -48,6 +48,7 @@ class Relaying(SynchronousTestCase):
         connection = ClientConnection(self.clock, Upstream(), lambda _: None, lambda _: None)
         self.upstream = FarEnd(self.clock, connection).connect()
         self.ended: list[Failure] = []
+        self.request = page.request
         self.relay = Relay(page.request, self.ended.append)
         connection.request(OutgoingRequest(b"GET", b"GET / HTTP/1.1\r\n\r\n")).addCallback(self._deliver)
         self.upstream.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -58,7 +59,7 @@ class Relaying(SynchronousTestCase):
     def test_counts(self) -> None:
         """It counts what it passes on: pieces as they came, bytes without framing."""
         self.upstream.says(b"3\r\nabc\r\n2\r\nde\r\n", b"1\r\nf\r\n0\r\n\r\n")
-        self.assertEqual((self.relay.chunks, self.relay.body_bytes), (3, 6))
+        self.assertEqual((self.request.sent_pieces, self.request.sent_body_bytes), (3, 6))
         self.assertEqual(len(self.ended), 1)
         self.ended[0].trap(ResponseDone)
 
@@ -82,7 +83,7 @@ class Relaying(SynchronousTestCase):
         self.assertGreater(self.upstream.unread_bytes, 200_000)
         self.caller.reads_on()
         self.assertEqual(self.upstream.unread_bytes, 0)
-        self.assertEqual(self.relay.body_bytes, 300 * 1024)
+        self.assertEqual(self.request.sent_body_bytes, 300 * 1024)
 
     def test_is_a_protocol(self) -> None:
         """It is what `deliverBody` takes."""

@@ -436,6 +436,21 @@ class Malformed(_Case):
         self.assertTrue(caller.closed)
         self.assertEnded(proxy, "ok", "bad_request")
 
+    def test_behind_the_last(self) -> None:
+        """What comes behind a request that closes the connection is no request, has no answer and no line."""
+        for last in (get("/openai/v1/models", b"Connection: close"), get("/health/live", b"Connection: close")):
+            for behind in (get("/openai/v1/other"), b"\x00\x00", b"GET"):
+                for cut in (0, len(last)):
+                    proxy = self.proxy()
+                    caller = proxy.caller()
+                    caller.says(*((last[:cut], last[cut:] + behind) if not cut else (last, behind)))
+                    if proxy.connections():
+                        proxy.provider().says(ok(b"the answer"))
+                    self.assertEqual(caller.heard().count(b"HTTP/1.1 "), 1)
+                    proxy.pass_time(4)
+                    self.assertTrue(caller.closed)
+                    self.assertEnded(proxy, "ok")
+
     def test_fields(self) -> None:
         """Too many fields, too large a head, too long a target: each has its status."""
         proxy = self.proxy(max_headers=20, max_header_bytes=4096)

@@ -82,6 +82,16 @@ class _Case(SynchronousTestCase):
 class Heads(_Case):
     """Heads that are none. Each means a 502 of our own for the caller, with nothing of the upstream's in it."""
 
+    def test_reason_phrase(self) -> None:
+        """A reason phrase with a control character in it never reaches a caller; one of words and umlauts does."""
+        for phrase in (b"OK\x00", b"O\x01K", b"\x7f", b"OK\x1b[31m"):
+            self.setUp()
+            self.refused(b"HTTP/1.1 200 %b\r\nContent-Length: 0\r\n\r\n" % phrase)
+        self.setUp()
+        result = self.ask()
+        self.upstream.says(b"HTTP/1.1 200 Sch\xf6n\tgut\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(self.successResultOf(result).phrase, b"Sch\xf6n\tgut")
+
     def test_status_line(self) -> None:
         """Garbage, another protocol, another version or no version in the place of a status line."""
         for line in (
