@@ -45,6 +45,8 @@ class ProxyRequest(Request):
     :ivar caller: who holds the connection; set at the same time.
     """
 
+    __slots__ = ("caller", "exchange")
+
     exchange: Exchange
     caller: Caller
     site: ProxySite  # type: ignore[assignment]
@@ -104,15 +106,15 @@ class ProxyRequest(Request):
 
     def not_taken(self) -> None:
         """The caller reads nothing of its answer: the exchange ends with that."""
-        (self.__dict__.get("exchange") or self._admit()).not_taken()
+        (getattr(self, "exchange", None) or self._admit()).not_taken()
 
     def end_by_drain(self) -> None:
         """The proxy stops; a pipelined request that was never begun gets its event too."""
-        (self.__dict__.get("exchange") or self._admit()).drained()
+        (getattr(self, "exchange", None) or self._admit()).drained()
 
     def connectionLost(self, reason: Failure) -> None:
         """The caller has left; the exchange is told. A pipelined request that was never begun gets its event too."""
-        exchange = self.__dict__.get("exchange") or self._admit()
+        exchange = getattr(self, "exchange", None) or self._admit()
         super().connectionLost(reason)
         exchange.client_gone()
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _BODYLESS = frozenset((204, 304))
 
+_NO_FIELDS: Fields = []
+
 MAX_LEADING_ZEROS = 4
 """How often :meth:`Request.probe` writes one before a chunk: some clients bound the digits of a size at 16."""
 
@@ -58,22 +60,46 @@ class Request(server.Request):
     :ivar sent_pieces: how many pieces they were written in.
     """
 
+    # More attributes than CPython shares the keys of: without slots each request would pay for a dictionary of its own.
+    # What twisted.web gives a class attribute is among them, as it is set for each request anyway.
+    __slots__ = (
+        "_came_whole",
+        "_close_delimited",
+        "_continue_owed",
+        "_corked",
+        "_early",
+        "_early_error",
+        "_early_trailers",
+        "_leading_zeros",
+        "_pending",
+        "_receiver",
+        "_suppress_body",
+        "body",
+        "body_done",
+        "channel",
+        "chunked",
+        "clientproto",
+        "close_after",
+        "code",
+        "fields",
+        "finished",
+        "head_written",
+        "index",
+        "method",
+        "path",
+        "producer",
+        "refusal",
+        "repeat",
+        "sent_body_bytes",
+        "sent_pieces",
+        "site",
+        "startedWriting",
+        "status",
+        "transport",
+        "uri",
+    )
+
     defaultContentType = None
-    channel: Channel | None  # type: ignore[assignment]
-    refusal: FramingError | None = None
-    repeat: RepeatedHead | None = None
-    sent_body_bytes = 0
-    sent_pieces = 0
-    head_written = False
-    status = 0
-    _receiver: BodyReceiver | None = None
-    _early_error: FramingError | None = None
-    _corked = False
-    _suppress_body = False
-    _close_delimited = False
-    _continue_owed = False
-    _leading_zeros = 0
-    _came_whole = False
 
     # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses.
     def __init__(
@@ -86,7 +112,7 @@ class Request(server.Request):
         index: Index,
         body: BodyFraming,
     ) -> None:
-        self.channel = channel
+        self.channel: Channel | None = channel  # type: ignore[assignment]
         self.transport = channel.transport
         self.method = method
         self.uri = target
@@ -97,8 +123,19 @@ class Request(server.Request):
         self.body = body
         self.body_done = body is framing.NO_BODY
         self.close_after = framing.wants_close(version, index)
+        self.refusal: FramingError | None = None
+        self.repeat: RepeatedHead | None = None
+        self.producer = None
+        self.code = 200
+        self.status = 0
+        self.finished = self.startedWriting = self.chunked = 0
+        self.sent_body_bytes = self.sent_pieces = self._leading_zeros = 0
+        self.head_written = self._corked = self._came_whole = False
+        self._suppress_body = self._close_delimited = self._continue_owed = False
+        self._receiver: BodyReceiver | None = None
         self._early: list[bytes] = []
-        self._early_trailers: Fields = []
+        self._early_error: FramingError | None = None
+        self._early_trailers: Fields = _NO_FIELDS
         self._pending: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
