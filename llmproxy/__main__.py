@@ -74,6 +74,30 @@ def show_config(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     )
 
 
+def reload(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Check the configuration, and have the running proxy take it."""
+    import io
+    import signal
+
+    from llmproxy.config import report
+
+    said = io.StringIO()
+    code = report.check_config(
+        (), environ=environ, cwd=os.getcwd(), config_file=given.config, environment=given.environment, out=said
+    )
+    if code:
+        return _failed(f"{said.getvalue()}llmproxy reload: the proxy was not asked to reload: correct this first")
+    try:
+        pid = given.pid if given.pid is not None else _pid_in(given.pidfile)
+        if not _is_ours(pid):
+            return _failed(f"llmproxy reload: the process {pid} is no llmproxy; it was left alone")
+        os.kill(pid, signal.SIGHUP)
+    except (OSError, ValueError) as error:
+        return _failed(f"llmproxy reload: {getattr(error, 'strerror', None) or error}: {_whom(given)}")
+    sys.stdout.write(f"{said.getvalue()}The process {pid} was asked to reload; its log says what came of it.\n")
+    return 0
+
+
 def key_id(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the credential id of the key on standard input: the name that the key has in logs."""
     from llmproxy.config import ConfigError, load
@@ -118,6 +142,17 @@ def _arguments() -> _Parser:
     one.add_argument("--environment", metavar="NAME", help="use configs/NAME.yml, whatever $ENVIRONMENT says")
 
     _configuration(_command(commands, "show-config", show_config))
+
+    one = _command(commands, "reload", reload)
+    one.epilog = (
+        "The proxy is sent SIGHUP. One that was started with llmproxy run writes no pid file: give --pid, or use what "
+        "started it (systemctl reload, docker kill --signal HUP)."
+    )
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--pidfile", metavar="FILE", default="twistd.pid", help="twistd's; default: %(default)s")
+    which.add_argument("--pid", type=_positive, metavar="N", help="the number of the process")
+    _configuration(one)
+
     _configuration(_command(commands, "key-id", key_id))
 
     one = _command(commands, "simulate", simulate)
@@ -151,6 +186,38 @@ class _Version(argparse.Action):
 
         sys.stdout.write(f"{describe()}\n")
         parser.exit()
+
+
+def _positive(text: str) -> int:
+    # kill(2) takes 0 and negative numbers for whole groups of processes.
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a process")
+    return int(text)
+
+
+def _pid_in(file: str) -> int:
+    """The number in a pid file.
+
+    :raises OSError, ValueError: when there is none.
+    """
+    with open(file, "rb") as opened:
+        content = opened.read(32).strip()
+    if not content.isdigit() or not int(content):
+        raise ValueError("no process number there")
+    return int(content)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process may be a proxy. SIGHUP would end nearly any other that an old pid file leads to."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as opened:
+            return b"llmproxy" in opened.read()
+    except OSError:
+        return True  # no such process, which is told when it is sent the signal; or a system without /proc
+
+
+def _whom(given: argparse.Namespace) -> str:
+    return f"process {given.pid}" if given.pid is not None else f"pid file {given.pidfile}"
 
 
 def _read_key() -> bytes:

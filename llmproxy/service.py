@@ -1,67 +1,92 @@
-"""The running proxy as a Twisted service: listens, serves, stops.
+"""The running proxy as a Twisted service: listens, serves, takes a new configuration, stops.
 
 What can go wrong at the start (a port in use, a directory that cannot be written) is one line on standard error and
-exit status 1, never a traceback and never a process that lives on without its port.
+exit status 1, never a traceback and never a process that lives on without its port. The end is the operator's: it
+begins with a signal, and goes by the steps of lifecycle/drain.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llmproxy.upstream.origin import Origin
+from llmproxy.assembly import StartError
+from llmproxy.config.model import Config
+from llmproxy.lifecycle.drain import Drain
+from llmproxy.lifecycle.files import pause_when_full
+from llmproxy.lifecycle.notify import Notify
 from llmproxy.web.site import ProxySite
 
 
-class StartError(Exception):
-    """The proxy cannot start; the text is one line for the operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assembly:
-    """What the assembly function has built: the site that serves, and the origins whose connections must be closed."""
+class Assembled(Protocol):
+    """A proxy that is put together; see :class:`~llmproxy.assembly.Assembly`."""
 
     site: ProxySite
-    origins: tuple[Origin, ...]
+
+    def replace(self, config: Config) -> None:
+        """Serve with ``config`` from now on."""
+
+    def close(self) -> None:
+        """End everything now."""
+
+
+class Process(Protocol):
+    """What the service asks of the process that it is in."""
+
+    clock: IReactorTime
+
+    def take_signals(self, end: Callable[[str], None], reload: Callable[[], None]) -> None:
+        """From now on, call ``end`` with the name of a signal that ends, and ``reload`` for one that reloads."""
+
+    def end(self) -> None:
+        """End the process with exit status 0; ``stopService`` is called first."""
+
+    def refuse(self, text: str) -> NoReturn:
+        """End the process with status 1 and these words."""
+
+    def flush_log(self) -> None:
+        """Write what is not written yet."""
 
 
 @implementer(IService)
 class ProxyService(Service):
     """Listens on one endpoint.
 
-    :param assemble: builds the proxy; called when the service starts, after privileges were dropped. May raise
-        :class:`StartError`.
+    :param assemble: puts the proxy together; called when the service starts, after privileges were dropped. May raise
+        :class:`~llmproxy.assembly.StartError`.
     :param endpoint: where to listen.
     :param banner: says in a few words what was started; gets the address that is listened on.
-    :param refuse: ends the process with the text of a :class:`StartError`.
+    :param reload: loads a new configuration and passes it on; False when it did not come to that.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        assemble: Callable[[], Assembly],
+        assemble: Callable[[], Assembled],
         endpoint: IStreamServerEndpoint,
         banner: Callable[[str], str],
-        refuse: Callable[[str], NoReturn],
-        flush_log: Callable[[], None],
+        process: Process,
+        notify: Notify,
+        reload: Callable[[Callable[[Config], None]], bool],
     ) -> None:
         self._assemble = assemble
         self._endpoint = endpoint
         self._banner = banner
-        self._refuse = refuse
-        self._flush_log = flush_log
-        self._assembly: Assembly | None = None
+        self._process = process
+        self._notify = notify
+        self._reload = reload
+        self._assembly: Assembled | None = None
         self._port: Any = None
+        self._drain: Drain | None = None
 
     def startService(self) -> None:
         """Build, then listen."""
@@ -69,31 +94,60 @@ class ProxyService(Service):
         try:
             self._assembly = self._assemble()
         except StartError as error:
-            self._refuse(str(error))
+            self._process.refuse(str(error))
         failures: list[Failure] = []
         listening = maybeDeferred(self._endpoint.listen, self._assembly.site)
         listening.addCallbacks(self._listening, failures.append)
         if failures:
-            self._refuse(_why_not(failures[0]))
+            self._process.refuse(_why_not(failures[0]))
+        self._process.take_signals(self.end, self.reload)
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-        self._log.info("{banner}", banner=self._banner(address_text(port.getHost())))
+        pause_when_full(port, self._process.clock)
+        address = address_text(port.getHost())
+        self._log.info("{banner}", banner=self._banner(address))
+        self._notify.ready(f"listening on {address}")
+
+    def end(self, cause: str) -> None:
+        """End the service in peace; when that has begun already, end it now. ``cause``: whose wish it is."""
+        if self._drain is not None:
+            self._drain.cut(f"{cause} again")
+        elif self._assembly is not None:
+            self._notify.stopping("stopping")
+            self._drain = Drain(
+                self._assembly.site, self._process.clock, self._stop_listening, self._process.end, self._notify.status
+            )
+            self._drain.begin(cause)
+
+    def reload(self) -> None:
+        """Take the configuration anew."""
+        if self._drain is not None or self._assembly is None:
+            self._log.warn("not reloaded: the proxy is stopping")
+            return
+        self._notify.reloading()
+        words = "the last reload failed, see the log; running as before"
+        try:
+            if self._reload(self._assembly.replace):
+                words = "reloaded"
+        finally:
+            self._notify.ready(words)
 
     def stopService(self) -> Deferred[None]:
         """Stop listening and close what is open; fires when the port is closed."""
         super().stopService()
+        return self._stop_listening().addCallback(self._close)
+
+    def _stop_listening(self) -> Deferred[None]:
         port, self._port = self._port, None
-        stopped = maybeDeferred(port.stopListening) if port is not None else maybeDeferred(lambda: None)
-        return stopped.addCallback(self._close)
+        return maybeDeferred(port.stopListening) if port is not None else maybeDeferred(lambda: None)
 
     def _close(self, _: object) -> None:
         assembly, self._assembly = self._assembly, None
         if assembly is not None:
-            assembly.site.stop()
-            for origin in assembly.origins:
-                origin.close()
-        self._flush_log()
+            assembly.close()
+        self._notify.close()
+        self._process.flush_log()
 
 
 def address_text(address: object) -> str:

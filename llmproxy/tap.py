@@ -6,58 +6,49 @@ what it needs.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - each look-up of a name needs it, and --uid or --chroot may put it out of reach
 import os
-import re
-import resource
 import select
 import stat
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet import reactor as _reactor
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
-from zope.interface import implementer
 
-from llmproxy.config import ConfigError, load
+from llmproxy.assembly import Assembly, StartError
+from llmproxy.config.complaint import ConfigError
+from llmproxy.config.loading import Loaded, load_in_use
 from llmproxy.config.model import DEFAULT_PORT, Config
-from llmproxy.config.paths import identity_secret_file
-from llmproxy.core.identity import CredentialIds
-from llmproxy.observe.access import AccessRecord
+from llmproxy.lifecycle.files import check_limit, raise_limit
+from llmproxy.lifecycle.listening import BACKLOG, TlsEndpoint, endpoint_for
+from llmproxy.lifecycle.notify import Notify
+from llmproxy.lifecycle.reload import Reload
+from llmproxy.lifecycle.signals import take_signals
+from llmproxy.observe.access import AccessRecord, as_mapping
 from llmproxy.observe.log import LogObserver
-from llmproxy.service import Assembly, ProxyService, StartError
-from llmproxy.state.identity_secret import IdentitySecretError, load_or_create
-from llmproxy.upstream.client import ExactClient
-from llmproxy.upstream.origin import Origin
+from llmproxy.service import ProxyService
 from llmproxy.version import VERSION
-from llmproxy.web.context import Context, Route, request_ids
-from llmproxy.web.cors import CorsPolicy
-from llmproxy.web.site import ProxySite
-from llmproxy.web.tree import Root
-from llmproxy.wire.dial import Dialer, proxy_for
+from llmproxy.wire.dial import proxy_for
 from llmproxy.wire.polling import read_directly
 from llmproxy.wire.resolve import CachingResolver
-from llmproxy.wire.tls import client_context
 
 reactor: Any = _reactor
-BACKLOG = 1024
-"""Connections that the kernel keeps for us while we are busy; Twisted's default is 50."""
-
-
-_HOST_AND_PORT = re.compile(r"(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|[\w-]+(?:\.[\w-]+)+):\d+\Z")
 
 
 class Options(UsageOptions):
     """The options of ``twistd llmproxy``.
 
-    :ivar config: the configuration, once the options were parsed.
+    :ivar load: loads the configuration that these options ask for; may raise ConfigError.
+    :ivar loaded: what it gave when the options were parsed.
+    :ivar endpoint: where to listen.
     :ivar log_path: the file to log to; None for standard output.
     :ivar daemon: whether twistd goes into the background.
     :ivar own_log: whether twistd was given a log of its own choice (``--logger``, ``--syslog``).
@@ -74,8 +65,10 @@ class Options(UsageOptions):
             "Which configs/NAME.yml to lay over configs/base.yml (default: $ENVIRONMENT, else dev)",
         ],
     ]
-    config: Config
+    load: Callable[[], Loaded]
+    loaded: Loaded
     listen: int | str
+    endpoint: IStreamServerEndpoint
     log_path: str | None = None
     daemon = False
     own_log = False
@@ -92,13 +85,14 @@ class Options(UsageOptions):
 
         :raises SystemExit: with status 1, after the lines on standard error.
         """
+        environ, cwd = dict(os.environ), os.getcwd()
+        file, environment = self["config"], self["environment"]
+        self.load = lambda: load_in_use(environ=environ, cwd=cwd, config_file=file, environment=environment)
         try:
-            self.config = load(
-                environ=os.environ, cwd=os.getcwd(), config_file=self["config"], environment=self["environment"]
-            )
-            self.listen = _listen_at(self["port"], self.config)
-            listening_endpoint(self.listen)
-            proxy_for("", os.environ)
+            self.loaded = self.load()
+            self.listen = _listen_at(self["port"], self.loaded.config)
+            self.endpoint = endpoint_for(self.listen, reactor)
+            proxy_for("", environ)
         except (ConfigError, ValueError) as error:
             _refuse(str(error))
         parent: Mapping[str, Any] = self.parent or {}
@@ -127,52 +121,18 @@ def _listen_at(option: str | None, config: Config) -> int | str:
     return value
 
 
-@implementer(IStreamServerEndpoint)
-class AllInterfaces:
-    """Listens on every address, IPv6 and IPv4, or on IPv4 alone where the system has no IPv6."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    def listen(self, factory: Any) -> Any:
-        """See IStreamServerEndpoint."""
-        return (
-            TCP6ServerEndpoint(reactor, self._port, backlog=BACKLOG)
-            .listen(factory)
-            .addErrback(self._without_ipv6, factory)
-        )
-
-    def _without_ipv6(self, reason: Any, factory: Any) -> Any:
-        import errno
-
-        reason.trap(CannotListenError)
-        if getattr(reason.value.socketError, "errno", None) not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            return reason
-        return TCP4ServerEndpoint(reactor, self._port, backlog=BACKLOG).listen(factory)
-
-
-def listening_endpoint(listen: int | str) -> IStreamServerEndpoint:
-    """The endpoint for ``listen``.
-
-    :raises ValueError: when it is a string that Twisted does not understand.
-    """
-    if isinstance(listen, int):
-        return AllInterfaces(listen)
-    if _HOST_AND_PORT.match(listen):
-        host, _, port = listen.rpartition(":")
-        raise ValueError(f"the port {listen!r} is a host and a port: write tcp:{port}:interface={host}")
-    try:
-        return serverFromString(reactor, listen)  # type: ignore[no-any-return]
-    except Exception as error:  # noqa: BLE001 - every endpoint plugin has errors of its own
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else error
-        raise ValueError(f"the port {listen!r} is no number, and as a Twisted endpoint it fails: {reason}") from None
-
-
 def makeService(options: Options) -> MultiService:
     """The service for these options. Opens no file, thread or socket: twistd has not dropped privileges yet."""
-    config = options.config
+    # The wall clock may be set while deadlines run. Everything that the reactor calls at a time, and everything that
+    # is measured, goes by a clock that only goes forward; nothing is scheduled before this line.
+    reactor.seconds = time.monotonic
+    config = options.loaded.config
     observer = LogObserver(
-        _log_writer(options.log_path), reactor, format=_log_format(config, options.log_path), level=config.log.level
+        _log_writer(options.log_path),
+        reactor,
+        format=_log_format(config, options.log_path),
+        level=config.log.level,
+        wall_time=time.time,
     )
     files = ", ".join(config.files) or "built-in defaults"
 
@@ -183,16 +143,38 @@ def makeService(options: Options) -> MultiService:
         providers = ", ".join(config.providers)
         return f"llmproxy {VERSION} listening on {address}; providers: {providers}; configuration: {files}"
 
+    def follow(old: Config, new: Config) -> None:
+        observer.follow(_log_format(new, options.log_path), new.log.level)
+        if new.server.max_connections != old.server.max_connections:
+            check_limit(raise_limit(), new.server.max_connections)
+
+    endpoint = options.endpoint
     service = ProxyService(
         lambda: assemble(config, os.environ, write_access),
-        listening_endpoint(options.listen),
+        endpoint,
         banner,
-        _refuse_from_background if options.daemon else _refuse,
-        observer.close,
+        _Process(_refuse_from_background if options.daemon else _refuse, observer.close),
+        Notify(os.environ, reactor),
+        Reload(options.loaded, options.load, follow, endpoint.reload if isinstance(endpoint, TlsEndpoint) else None),
     )
     services = LoggedServices(None if options.own_log else observer)
     service.setServiceParent(services)
     return services
+
+
+class _Process:
+    """This process, for the service."""
+
+    def __init__(self, refuse: Callable[[str], NoReturn], flush_log: Callable[[], None]) -> None:
+        self.clock = reactor
+        self.refuse = refuse
+        self.flush_log = flush_log
+
+    def take_signals(self, end: Callable[[str], None], reload: Callable[[], None]) -> None:
+        take_signals(reactor, end, reload)
+
+    def end(self) -> None:
+        reactor.stop()
 
 
 class LoggedServices(MultiService):
@@ -210,43 +192,14 @@ class LoggedServices(MultiService):
 
 
 def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[[AccessRecord], None]) -> Assembly:
-    """Build the proxy.
+    """Put the proxy together, and prepare the reactor for it.
 
     :raises StartError: when something that it needs is not there.
     """
-    _raise_file_limit()
+    check_limit(raise_limit(), config.server.max_connections)
     read_directly(reactor)
     reactor.installNameResolver(CachingResolver(reactor.nameResolver, reactor))
-    try:
-        tls = client_context(config.upstream.ca_file) if _needs_tls(config) else None
-    except OSError as error:
-        raise StartError(f"upstream.ca_file cannot be used: {error.strerror or error}") from None
-    origins: list[Origin] = []
-    routes: dict[str, Route] = {}
-    for name, provider in config.providers.items():
-        scheme, host, port = _where(provider.base_url)
-        dialer = Dialer(
-            reactor,
-            host,
-            port,
-            tls=tls if scheme == "https" else None,
-            proxy=proxy_for(host, environ),
-            timeout_s=config.upstream.connect_timeout_s,
-        )
-        origin = Origin(provider.base_url.encode("ascii"), dialer, reactor, config.upstream)
-        origins.append(origin)
-        routes[name] = Route.to(provider, ExactClient(origin))
-
-    context = Context(
-        config=config,
-        routes=routes,
-        cors=CorsPolicy(config.cors),
-        credential_ids=CredentialIds(_identity_secret(config, environ)),
-        now=reactor.seconds,
-        next_request_id=request_ids(os.urandom(6)),
-        write_access=write_access,
-    )
-    return Assembly(ProxySite(Root(context), context, reactor), tuple(origins))
+    return Assembly(config, environ, reactor, write_access, time.time)
 
 
 def run_simulator(*, port: int, host: str) -> None:
@@ -268,41 +221,11 @@ def run_simulator(*, port: int, host: str) -> None:
             reactor.stop()
 
     outcome: list[int] = []
-    _raise_file_limit()
+    raise_limit()
     Endpoint(reactor, port, backlog=BACKLOG, interface=host).listen(site).addCallbacks(listening, failed)
     if not outcome:
         reactor.run()
     sys.exit(outcome[0] if outcome else 0)
-
-
-def _identity_secret(config: Config, environ: Mapping[str, str]) -> bytes:
-    if config.identity.secret:
-        return config.identity.secret.encode()
-    try:
-        return load_or_create(identity_secret_file(config, environ))
-    except IdentitySecretError as error:
-        raise StartError(str(error)) from None
-
-
-def _needs_tls(config: Config) -> bool:
-    return any(provider.base_url.startswith("https:") for provider in config.providers.values())
-
-
-def _where(base_url: str) -> tuple[str, str, int]:
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(base_url)
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _raise_file_limit() -> None:
-    """As many open files as the system lets us have: each stream takes two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            pass
 
 
 def _log_format(config: Config, log_path: str | None) -> str:
@@ -366,7 +289,7 @@ def _refuse_from_background(text: str) -> NoReturn:
 
 
 def _log_access(record: AccessRecord) -> None:
-    Logger(namespace="llmproxy.access").info("access {access}", access=record)
+    Logger(namespace="llmproxy.access").info("access {access}", access=as_mapping(record))
 
 
 def _refuse(text: str) -> NoReturn:

@@ -27,8 +27,10 @@ ARROWS: Final = MappingProxyType(
         for here, allowed in (
             ("__init__", ""),
             ("__main__", "tap simulate state config core version"),
-            ("tap", "service admin web upstream wire simulate providers state config observe core version"),
-            ("service", "admin web upstream wire providers state config.model observe core version"),
+            ("tap", "service assembly lifecycle wire simulate config observe version"),
+            ("service", "assembly lifecycle web config.model"),
+            ("lifecycle", "assembly web config"),
+            ("assembly", "web upstream wire state config.model config.paths observe core"),
             ("admin", "upstream wire providers state config.model observe core version"),
             ("web", "upstream wire providers state config.model observe core version"),
             ("upstream", "wire config.model observe core version"),

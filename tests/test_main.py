@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from types import ModuleType
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmproxy import __main__ as command
 from llmproxy.__main__ import main
 from llmproxy.core.identity import CredentialIds
 from llmproxy.version import VERSION
@@ -55,6 +57,11 @@ class UsageTests(CommandCase):
             ("check-config", "x", "--environment", "y"),
             ("simulate", "--port", "x"),
             ("key-id", "sk-key-on-the-command-line"),
+            ("reload", "1"),
+            ("reload", "--pid", "0"),
+            ("reload", "--pid", "-5"),
+            ("reload", "--pid", "1", "--pidfile", "x"),
+            ("reload", "--config", "x", "--environment", "y"),
         ):
             with self.subTest(arguments):
                 code, out, err = self.command(*arguments)
@@ -66,7 +73,7 @@ class UsageTests(CommandCase):
         """--help lists the commands."""
         code, out, _ = self.command("--help")
         self.assertEqual(code, 0)
-        for name in ("run", "check-config", "show-config", "key-id", "simulate"):
+        for name in ("run", "check-config", "show-config", "reload", "key-id", "simulate"):
             self.assertIn(f"\n    {name}", out)
 
     def test_version(self) -> None:
@@ -96,6 +103,52 @@ class RunTests(CommandCase):
         self.assertEqual(self.run_twistd("--port", "80", "--environment", "x")[4:], ["--port=80", "--environment=x"])
         self.assertEqual(self.run_twistd("--port=unix:/x y", "--config=-")[4:], ["--port=unix:/x y", "--config=-"])
         self.assertEqual(self.run_twistd("--port=")[4:], ["--port="])
+
+
+class ReloadTests(CommandCase):
+    """`llmproxy reload`; tests/live sends real signals."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sent: list[tuple[int, int]] = []
+        self.patch(os, "kill", lambda *what: self.sent.append(what))
+        self.patch(command, "_is_ours", lambda pid: pid != 99)
+
+    def pid_file(self, content: str, name: str = "twistd.pid") -> str:
+        path = self.cwd / name
+        path.write_text(content)
+        return str(path)
+
+    def test_sends_the_signal(self) -> None:
+        """A good configuration is said to be one, and the process is sent SIGHUP."""
+        file = self.pid_file("4711\n")
+        for arguments in (("--pidfile", file), ("--pid", "4711")):
+            code, out, err = self.command("reload", *arguments)
+            self.assertEqual((code, err), (0, ""))
+            self.assertEqual([line.split()[0] for line in out.splitlines()], ["OK:", "The"])
+        self.assertEqual(self.sent, [(4711, signal.SIGHUP)] * 2)
+
+    def test_a_bad_configuration(self) -> None:
+        """Mistakes are told as check-config does, and nobody is sent anything."""
+        (self.cwd / "bad.yml").write_text("upstream:\n  pool_size: many\n")
+        code, out, err = self.command("reload", "--pid", "4711", "--config", "bad.yml")
+        self.assertEqual((code, out, self.sent), (1, "", []))
+        self.assertIn("bad.yml:2: upstream.pool_size: ", err)
+
+    def test_no_process(self) -> None:
+        """A pid file that does not lead to a proxy is told, and nobody is sent anything."""
+        for content in ("", "x", "-1", "0", "1 2", "99"):
+            code, out, err = self.command("reload", "--pidfile", self.pid_file(content))
+            self.assertEqual((code, out, len(err.splitlines())), (1, "", 1))
+        code, _, err = self.command("reload", "--pidfile", str(self.cwd / "nowhere"))
+        self.assertEqual(code, 1)
+        self.assertIn("nowhere", err)
+        self.assertEqual(self.sent, [])
+
+    def test_help(self) -> None:
+        """The help says what to do where there is no pid file."""
+        _, out, _ = self.command("reload", "--help")
+        self.assertIn("systemctl reload", out)
 
 
 class SimulateTests(CommandCase):

@@ -1,4 +1,4 @@
-"""The running service: it listens, or says in one line why it cannot; when it stops, nothing is left open."""
+"""The running service: it listens, or says in one line why it cannot; takes a new configuration; stops in its steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.service import Assembly, ProxyService, StartError, address_text
+from llmproxy.assembly import StartError
+from llmproxy.config.model import Config
+from llmproxy.lifecycle.notify import Notify
+from llmproxy.service import ProxyService, address_text
 from tests.web.proxy_in_memory import ProxyInMemory, get, ok, post
 
 
@@ -47,30 +50,89 @@ class _Endpoint:
         return self._result()
 
 
+class _Assembly:
+    """A proxy in memory, put together."""
+
+    def __init__(self, proxy: ProxyInMemory) -> None:
+        self._proxy = proxy
+        self.site = proxy.site
+        self.taken: list[Config] = []
+
+    def replace(self, config: Config) -> None:
+        self.taken.append(config)
+
+    def close(self) -> None:
+        self.site.stop()
+        for origin in self._proxy.origins:
+            origin.close()
+
+
+class _Process:
+    """The process of a service.
+
+    signals: what it called for. ended: how often it was to end. flushed: the access events at each flush of the log.
+    """
+
+    def __init__(self, proxy: ProxyInMemory) -> None:
+        self._proxy = proxy
+        self.clock: Any = proxy.clock
+        self.signals: list[Callable[..., None]] = []
+        self.refusals: list[str] = []
+        self.ended = 0
+        self.flushed: list[int] = []
+
+    def take_signals(self, end: Callable[[str], None], reload: Callable[[], None]) -> None:
+        self.signals = [end, reload]
+
+    def end(self) -> None:
+        self.ended += 1
+
+    def refuse(self, text: str) -> NoReturn:
+        self.refusals.append(text)
+        raise _Refused(text)
+
+    def flush_log(self) -> None:
+        self.flushed.append(len(self._proxy.access))
+
+
+class _Notify(Notify):
+    """Hears what systemd would."""
+
+    def __init__(self, proxy: ProxyInMemory) -> None:
+        super().__init__({}, proxy.clock)
+        self.told: list[str] = []
+
+    def _send(self, *lines: str) -> None:
+        self.told.append(lines[0])
+
+
 class _Case(SynchronousTestCase):
     def setUp(self) -> None:
         """A proxy in memory and a port for it."""
         self.proxy = ProxyInMemory()
         self.port = _Port()
         self.endpoint = _Endpoint(lambda: succeed(self.port))
-        self.flushed: list[int] = []
-        self.refusals: list[str] = []
-        self.service = self.make(lambda: Assembly(self.proxy.site, tuple(self.proxy.origins)))
+        self.process = _Process(self.proxy)
+        self.notify = _Notify(self.proxy)
+        self.assembly = _Assembly(self.proxy)
+        self.fresh: Config | None = Config()
+        self.service = self.make(lambda: self.assembly)
 
-    def make(self, assemble: Callable[[], Assembly]) -> ProxyService:
+    def make(self, assemble: Callable[[], Any]) -> ProxyService:
         """A service."""
-
-        def refuse(text: str) -> NoReturn:
-            self.refusals.append(text)
-            raise _Refused(text)
-
         return ProxyService(
             assemble,
             self.endpoint,  # type: ignore[arg-type]
             lambda address: f"the proxy listens on {address}",
-            refuse,
-            lambda: self.flushed.append(len(self.proxy.access)),
+            self.process,
+            self.notify,
+            self._reload,
         )
+
+    def _reload(self, put_together: Callable[[Config], None]) -> bool:
+        if self.fresh is not None:
+            put_together(self.fresh)
+        return self.fresh is not None
 
 
 class Starting(_Case):
@@ -84,30 +146,32 @@ class Starting(_Case):
         self.service.startService()
         self.assertIs(self.endpoint.factory, self.proxy.site)
         self.assertIn("the proxy listens on 127.0.0.1:9002", [event.get("banner") for event in logged])
+        self.assertEqual(self.notify.told, ["READY=1"])
+        self.assertEqual(self.process.signals, [self.service.end, self.service.reload])
 
     def test_nothing_before(self) -> None:
         """Nothing is assembled or opened before the service starts: privileges have not been dropped yet."""
         assembled: list[int] = []
-        self.make(lambda: assembled.append(1))  # type: ignore[arg-type, return-value]
+        self.make(lambda: assembled.append(1))
         self.assertEqual(assembled, [])
 
     def test_cannot_be_assembled(self) -> None:
         """What is missing is one line, and there is no port."""
 
-        def assemble() -> Assembly:
+        def assemble() -> Any:
             raise StartError("the state directory cannot be written")
 
         self.assertRaises(_Refused, self.make(assemble).startService)
-        self.assertEqual(self.refusals, ["the state directory cannot be written"])
+        self.assertEqual(self.process.refusals, ["the state directory cannot be written"])
         self.assertIsNone(self.endpoint.factory)
 
     def test_port_in_use(self) -> None:
         """A port that is taken is one line that names it."""
         error = OSError(errno.EADDRINUSE, "Address already in use")
         self.endpoint = _Endpoint(lambda: fail(CannotListenError("", 9002, error)))
-        service = self.make(lambda: Assembly(self.proxy.site, ()))
+        service = self.make(lambda: self.assembly)
         self.assertRaises(_Refused, service.startService)
-        self.assertEqual(self.refusals, ["cannot listen on port 9002: Address already in use"])
+        self.assertEqual(self.process.refusals, ["cannot listen on port 9002: Address already in use"])
 
     def test_endpoint_that_raises(self) -> None:
         """An endpoint that fails in a way of its own is one line too."""
@@ -116,8 +180,8 @@ class Starting(_Case):
             raise ValueError("no certificate")
 
         self.endpoint = _Endpoint(broken)
-        self.assertRaises(_Refused, self.make(lambda: Assembly(self.proxy.site, ())).startService)
-        self.assertEqual(self.refusals, ["cannot listen: no certificate"])
+        self.assertRaises(_Refused, self.make(lambda: self.assembly).startService)
+        self.assertEqual(self.process.refusals, ["cannot listen: no certificate"])
 
 
 class Stopping(_Case):
@@ -136,7 +200,7 @@ class Stopping(_Case):
         self.assertEqual(self.proxy.site.channels, set())
         self.assertTrue(self.proxy.provider().closed)
         self.assertEqual(self.proxy.clock.getDelayedCalls(), [])
-        self.assertEqual(len(self.flushed), 1)
+        self.assertEqual(len(self.process.flushed), 1)
 
     def test_in_flight(self) -> None:
         """What is still running is ended visibly, and its access events are there when the log is flushed."""
@@ -152,7 +216,7 @@ class Stopping(_Case):
         stopped = self.service.stopService()
         self.port.stopped.callback(None)
         self.successResultOf(stopped)
-        self.assertEqual(self.flushed, [4])
+        self.assertEqual(self.process.flushed, [4])
         self.proxy.clock.advance(0)
         self.assertEqual({each["end_reason"] for each in self.proxy.access}, {"drain"})
         self.assertEqual(len(self.proxy.access), 4)
@@ -167,6 +231,77 @@ class Stopping(_Case):
     def test_never_started(self) -> None:
         """Stopping what never listened is no error."""
         self.successResultOf(self.service.stopService())
+
+
+class Signals(_Case):
+    """The end that is asked for from outside, and a new configuration."""
+
+    def test_end(self) -> None:
+        """The first signal begins the end; when the last answer is out the process ends, once."""
+        self.service.startService()
+        caller = self.proxy.caller()
+        caller.says(get("/openai/v1/models"))
+        self.service.end("SIGTERM")
+        self.assertEqual(self.notify.told[:2], ["READY=1", "STOPPING=1"])
+        self.assertTrue(self.port.stopping)
+        self.assertEqual(self.process.ended, 0)
+        self.proxy.provider().says(ok())
+        self.proxy.clock.advance(0)
+        self.assertEqual(self.process.ended, 1)
+        stopped = self.service.stopService()
+        self.successResultOf(stopped)
+        self.assertEqual(self.process.flushed, [1])
+        self.assertEqual([each["end_reason"] for each in self.proxy.access], ["ok"])
+        self.proxy.clock.advance(1000)
+        self.assertEqual(self.process.ended, 1)
+        self.assertEqual(self.proxy.clock.getDelayedCalls(), [])
+
+    def test_again(self) -> None:
+        """The second one waits no longer."""
+        self.service.startService()
+        self.proxy.caller().says(get("/openai/v1/models"))
+        self.service.end("SIGTERM")
+        self.service.end("SIGINT")
+        self.service.end("SIGINT")
+        self.assertEqual(self.process.ended, 1)
+
+    def test_before_it_listens(self) -> None:
+        """A signal for a service that has not begun is no error."""
+        self.service.end("SIGTERM")
+        self.service.reload()
+        self.assertEqual(self.process.ended, 0)
+        self.assertEqual(self.assembly.taken, [])
+
+    def test_reload(self) -> None:
+        """A new configuration goes to the proxy; systemd hears when it begins and when it is done."""
+        self.service.startService()
+        self.service.reload()
+        self.assertEqual(self.assembly.taken, [self.fresh])
+        self.assertEqual(self.notify.told, ["READY=1", "RELOADING=1", "READY=1"])
+
+    def test_reload_fails(self) -> None:
+        """Whatever happens in a reload, systemd hears that the service goes on."""
+        self.service.startService()
+        self.fresh = None
+        self.service.reload()
+        self.assertEqual(self.notify.told, ["READY=1", "RELOADING=1", "READY=1"])
+
+        def broken(config: Config) -> None:
+            raise RuntimeError("a bug")
+
+        self.fresh = Config()
+        self.assembly.replace = broken  # type: ignore[method-assign]
+        self.assertRaises(RuntimeError, self.service.reload)
+        self.assertEqual(self.notify.told[3:], ["RELOADING=1", "READY=1"])
+
+    def test_no_reload_at_the_end(self) -> None:
+        """A service that stops takes no new configuration."""
+        self.service.startService()
+        self.proxy.caller().says(get("/openai/v1/models"))
+        self.service.end("SIGTERM")
+        self.service.reload()
+        self.assertEqual(self.assembly.taken, [])
+        self.assertNotIn("RELOADING=1", self.notify.told)
 
 
 class Addresses(SynchronousTestCase):

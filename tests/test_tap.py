@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from twisted.logger import ILogObserver
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy import tap
+from llmproxy.assembly import StartError
 from llmproxy.config.model import Config, Identity, Upstream
 from llmproxy.observe.access import AccessRecord
 from llmproxy.observe.log import LogObserver
-from llmproxy.service import StartError
 from tests.web.proxy_in_memory import get, head_and_body
 from tests.wire.far_end import FarEnd
 
@@ -88,12 +89,6 @@ class Ports(_Case):
             self.stderr.truncate(0)
             self.stderr.seek(0)
 
-    def test_all_interfaces(self) -> None:
-        """A bare number listens on every address with a backlog for bursts."""
-        tap.listening_endpoint(9002).listen(tap.Options())  # type: ignore[arg-type]
-        (port, _, backlog, interface) = self.reactor.tcpServers[0]
-        self.assertEqual((port, backlog, interface), (9002, 1024, "::"))
-
 
 class Mistakes(_Case):
     """What is wrong at the start is said in lines, not in a traceback."""
@@ -116,6 +111,22 @@ class Mistakes(_Case):
 
 class Services(_Case):
     """What twistd gets."""
+
+    def test_clock(self) -> None:
+        """The reactor's clock only goes forward from here on, whatever the wall clock does."""
+        tap.makeService(self.options())
+        self.assertIs(self.reactor.seconds, time.monotonic)
+
+    def test_loads_again(self) -> None:
+        """The configuration can be loaded again as at the start, also when variables and folder are others by then."""
+        self.environ["LOG_LEVEL"] = "error"
+        options = self.options("--config", os.path.basename(self.write("upstream: {pool_size: 5}")))
+        self.environ.clear()
+        self.patch(os, "getcwd", lambda: "/")
+        self.write("upstream: {pool_size: 6}")
+        config = options.load().config
+        self.assertEqual((config.upstream.pool_size, config.log.level), (6, "error"))
+        self.assertEqual(options.loaded.config.upstream.pool_size, 5)
 
     def test_make_service(self) -> None:
         """Making the service opens no file, no thread and no socket; the log observer comes with it."""
@@ -167,7 +178,7 @@ class Assembled(_Case):
         self.assertTrue(caller.heard().endswith(b'{"status":"live"}'))
         caller.says(get("/nowhere"))
         self.assertTrue(head_and_body(caller.heard())[0].startswith(b"HTTP/1.1 404 "))
-        self.assertEqual([each["end_reason"] for each in self.records], ["ok", "bad_request"])
+        self.assertEqual([str(each.end_reason) for each in self.records], ["ok", "bad_request"])
 
     def test_connects(self) -> None:
         """A request opens a connection to the provider's own port."""
@@ -210,7 +221,7 @@ class Assembled(_Case):
 
     def test_what_is_missing(self) -> None:
         """A private CA or a state directory that cannot be used is one line for the operator."""
-        config = Config(upstream=Upstream(ca_file="/nowhere/ca.pem"), identity=Identity(secret="s" * 32))
+        config = Config(upstream=Upstream(ca_file="/nowhere/ca.pem"), upstreams={}, identity=Identity(secret="s" * 32))
         self.assertIn("ca_file", str(self.assertRaises(StartError, self.assemble, config)))
         self.write("a file, not a folder", "state")
         config = Config(state_dir=str(self.folder / "state"))

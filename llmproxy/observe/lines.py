@@ -16,10 +16,13 @@ import msgspec
 from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 
+from llmproxy.observe.access import AccessRecord, as_mapping
 from llmproxy.observe.redact import may_hold_key, without_keys
 
 _TRACEBACK_CHARACTERS_MAX: Final = 16384
 _MESSAGE_CHARACTERS_MAX: Final = 8192
+
+_SEEN_MAX: Final = 64
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -46,15 +49,41 @@ def access_json(record: Mapping[str, object]) -> bytes:
     return (without_keys(line) if may_hold_key(free) else line) + b"\n"
 
 
+def access_record_json(record: AccessRecord, seen: set[object]) -> bytes:
+    """The same of a record.
+
+    :param seen: what such a caller was seen to fill the fields with before, and holds no key. Added to.
+    """
+    free = (record.user, record.model, record.path, record.method, record.sdk)
+    upstream_id = record.upstream_request_id
+    clean = free in seen
+    if not clean and not may_hold_key(" ".join(map(str, free))):
+        if len(seen) >= _SEEN_MAX:
+            seen.clear()
+        seen.add(free)
+        clean = True
+    if clean and upstream_id is not None:
+        clean = not may_hold_key(upstream_id)
+    try:
+        line = _encode(record)
+        if not line.isascii():
+            line = _escaped(line)
+    except (UnicodeEncodeError, TypeError):
+        return access_json(as_mapping(record))
+    return (line if clean else without_keys(line)) + b"\n"
+
+
 def _json(record: Mapping[str, object]) -> bytes:
     try:
         line = _encode(record)
     except (UnicodeEncodeError, TypeError):
         # Half a surrogate pair, or a key that is no text: written all the same, as well as it can be.
         line = _encode({_safe(str(name)): _tame(value) for name, value in record.items()})
-    if not line.isascii():
-        line = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
-    return line
+    return line if line.isascii() else _escaped(line)
+
+
+def _escaped(line: bytes) -> bytes:
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
 
 
 def event_record(event: LogEvent, seconds: float) -> dict[str, object]:

@@ -15,7 +15,16 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReac
 from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
-from llmproxy.observe.lines import access_json, access_text, event_record, event_text, json_line, rfc3339
+from llmproxy.observe.access import AccessRecord, as_mapping
+from llmproxy.observe.lines import (
+    access_json,
+    access_record_json,
+    access_text,
+    event_record,
+    event_text,
+    json_line,
+    rfc3339,
+)
 
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 FORMATS: Final = ("json", "text")
@@ -23,6 +32,9 @@ FORMATS: Final = ("json", "text")
 
 _RECORD_BYTES: Final = 1024
 """What an access record counts for among the pending bytes, before its line is made."""
+
+_Waiting = tuple[AccessRecord | Mapping[str, object], float]
+"""An access record and its time, before it is a line."""
 
 
 @implementer(ILogObserver)
@@ -32,12 +44,12 @@ class LogObserver:
     write: takes a batch of whole lines. May return how many bytes it took, like `os.write`; anything that is
         no int means all. May raise BlockingIOError: it is tried again later. After any other error the batch
         is lost.
-    clock: for the timer and, where an event has no time of its own, for the time (seconds since 1970, as a
-        reactor's).
-    format: one of FORMATS. level: one of LEVELS; what is below is left out. Access records are of level info.
+    clock: for the timer.
+    format, level: see `follow`.
     flush_s: a line waits no longer than this; errors do not wait.
     batch: so many lines are written without waiting.
     pending_bytes_max: so much is kept for a reader that is slow; what comes on top is dropped.
+    wall_time: seconds since 1970, where an event has no time of its own; without it, the clock's.
     """
 
     def __init__(
@@ -49,27 +61,37 @@ class LogObserver:
         flush_s: float = 0.25,
         batch: int = 256,
         pending_bytes_max: int = 1 << 20,
+        wall_time: Callable[[], float] | None = None,
     ) -> None:
-        if format not in FORMATS:
-            raise ValueError(f"log format {format!r} is none of {', '.join(FORMATS)}")
-        if level not in LEVELS:
-            raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
         self.dropped = 0
+        self.follow(format, level)
         self._write = write
         self._clock = clock
-        self._json = format == "json"
-        self._wanted = frozenset(LogLevel.lookupByName(name) for name in LEVELS[LEVELS.index(level) :])
-        self._access_wanted = LogLevel.info in self._wanted
+        self._wall_time = wall_time or clock.seconds
         self._flush_s = flush_s
         self._batch = batch
         self._pending_bytes_max = pending_bytes_max
-        self._pending: list[bytes | tuple[Mapping[str, object], float]] = []
+        self._pending: list[bytes | _Waiting] = []
         self._pending_bytes = 0  # in `_pending` and `_rest`
         self._rest = b""  # what the writer did not take, in the middle of a line perhaps
         self._timer: IDelayedCall | None = None
         self._thread = threading.get_ident()
         self._second = -1  # a second is formatted once, for all the records that end in it
         self._second_text = ""
+        self._seen: set[object] = set()
+
+    def follow(self, format: str, level: str) -> None:
+        """Write lines of this format, and from this level up. Access records are of level info.
+
+        format: one of FORMATS. level: one of LEVELS.
+        """
+        if format not in FORMATS:
+            raise ValueError(f"log format {format!r} is none of {', '.join(FORMATS)}")
+        if level not in LEVELS:
+            raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+        self._json = format == "json"
+        self._wanted = frozenset(LogLevel.lookupByName(name) for name in LEVELS[LEVELS.index(level) :])
+        self._access_wanted = LogLevel.info in self._wanted
 
     def __call__(self, event: LogEvent) -> None:
         """Take an event. One with a record at `access` (or `rec`) is an access record and is written flat."""
@@ -86,7 +108,7 @@ class LogObserver:
         urgent = level in (LogLevel.error, LogLevel.critical) or bool(event.get("isError"))
         self._take(self._event_line, event, urgent)
 
-    def access(self, record: Mapping[str, object], seconds: float | None = None) -> None:
+    def access(self, record: AccessRecord | Mapping[str, object], seconds: float | None = None) -> None:
         """Take an access record (see `AccessRecord`); `time` is filled in if empty, and put in front if missing.
 
         The record is taken over. It becomes a line when the batch is written: a hundred lines made one after the
@@ -94,7 +116,7 @@ class LogObserver:
         observer: the event machinery costs more than the line. To be called in the thread of the clock.
         """
         if self._access_wanted:
-            self._add((record, self._clock.seconds() if seconds is None else seconds), _RECORD_BYTES, False)
+            self._add((record, self._wall_time() if seconds is None else seconds), _RECORD_BYTES, False)
 
     def flush(self) -> None:
         """Write all that waits, now. Called by the timer, and by whoever stops the process."""
@@ -130,7 +152,7 @@ class LogObserver:
 
     def _take(self, make: Callable[..., bytes], what: object, urgent: bool, seconds: float | None = None) -> None:
         try:
-            line = make(what, self._clock.seconds() if seconds is None else seconds)
+            line = make(what, self._wall_time() if seconds is None else seconds)
         except Exception:  # noqa: BLE001 - an event is any object of any library; its __str__ may do anything
             self.dropped += 1
             return
@@ -145,31 +167,42 @@ class LogObserver:
         record = event_record(event, seconds)
         return json_line(record) if self._json else event_text(record, seconds)
 
-    def _access_line(self, record: Mapping[str, object], seconds: float) -> bytes:
+    def _access_line(self, record: AccessRecord | Mapping[str, object], seconds: float) -> bytes:
         try:
             return self._line_of(record, seconds)
         except Exception:  # noqa: BLE001 - one record that cannot be written must not take the batch with it
             self.dropped += 1
             return b""
 
-    def _line_of(self, record: Mapping[str, object], seconds: float) -> bytes:
+    def _line_of(self, record: AccessRecord | Mapping[str, object], seconds: float) -> bytes:
+        if isinstance(record, AccessRecord):
+            if not self._json:
+                return access_text(as_mapping(record), seconds)
+            if not record.time:
+                record.time = self._time(seconds)
+            return access_record_json(record, self._seen)
         if not self._json:
             return access_text(record, seconds)
         if not record.get("time"):
-            second = int(seconds)
-            if second != self._second:
-                self._second, self._second_text = second, rfc3339(second)[:-4]
-            milliseconds = int((seconds - second) * 1000)
-            text = f"{self._second_text}{milliseconds:03d}Z"
+            text = self._time(seconds)
             if isinstance(record, dict) and "time" in record:
                 record["time"] = text  # the place was kept for it
             else:
                 record = {"time": text, **record}
         return access_json(record)
 
+    def _time(self, seconds: float) -> str:
+        second = int(seconds)
+        if second != self._second:
+            self._second, self._second_text = second, rfc3339(second)[:-4]
+        milliseconds = int((seconds - second) * 1000)
+        return f"{self._second_text}{milliseconds:03d}Z"
+
     # -- keeping and writing them
 
-    def _add(self, line: bytes | tuple[Mapping[str, object], float], size_bytes: int, urgent: bool) -> None:
+    def _add(
+        self, line: bytes | tuple[AccessRecord | Mapping[str, object], float], size_bytes: int, urgent: bool
+    ) -> None:
         if self._pending_bytes + size_bytes > self._pending_bytes_max:
             self.dropped += 1
             return

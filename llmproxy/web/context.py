@@ -44,7 +44,8 @@ class Context:
     """See the module.
 
     :ivar routes: by the provider's name.
-    :ivar now: the clock, in seconds.
+    :ivar now: the clock that everything is measured with, in seconds; it only goes forward.
+    :ivar wall_time: seconds since 1970, for people.
     :ivar next_request_id: a new id at each call.
     :ivar write_access: takes the record of one access event.
     """
@@ -54,6 +55,7 @@ class Context:
     cors: CorsPolicy
     credential_ids: CredentialIds
     now: Callable[[], float]
+    wall_time: Callable[[], float]
     next_request_id: Callable[[], str]
     write_access: Callable[[AccessRecord], None]
     request_drop: frozenset[bytes] = field(init=False)

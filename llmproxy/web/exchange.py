@@ -298,8 +298,6 @@ class Exchange:
         self._pending = None
         if self._settled:
             return
-        if self._progress.sent_at is not None:
-            self.phase = WAITING
         error_class = failures.before_the_head(reason)
         if error_class is None:
             self._broke(reason)
@@ -383,6 +381,8 @@ class Exchange:
         if self._settled:
             return
         self._settled = True
+        if self.phase == CONNECTING and self._progress.sent_at is not None:
+            self.phase = WAITING
         if self._in_flight:
             self.request.site.in_flight -= 1
         if self.context.config.log.access:
@@ -444,32 +444,32 @@ class Exchange:
             if self._head_at:
                 own += self._head_at - self._answer_at
         upload = self._upload
-        return {
-            "time": "",
-            "event": "access",
-            "request_id": self.request_id,
-            "upstream_request_id": self.upstream_request_id or None,
-            "user": self._user(user, client),
-            "credential_id": credential_id,
-            "provider": self.route.provider.name if self.route is not None else None,
-            "route": self.route_name or None,
-            "method": method,
-            "path": path,
-            "model": self.model or ("unknown" if upload is not None else None),
-            "stream_requested": self.stream_requested,
-            "streamed": self.streamed,
-            "status": request.status or None,
-            "request_bytes": upload.received_bytes if upload is not None else 0,
-            "response_bytes": request.sent_body_bytes,
-            "chunks": request.sent_pieces if self._relay is not None else 0,
-            "ttfb_ms": int((self._answer_at - began) * 1e6) / 1000 if self._answer_at else None,
-            "connect_ms": int(progress.connect_s * 1e6) / 1000 if progress.connect_s is not None else None,
-            "overhead_ms": int(own * 1e6) / 1000 if own > 0.0 else 0.0,
-            "duration_ms": int((now - began) * 1e6) / 1000,
-            "end_reason": end_reason,
-            "phase": self.phase,
-            "sdk": sdk,
-            "retries": progress.retries,
-            "error_class": self.error_class or None,
-            "client": client,
-        }
+        return AccessRecord(
+            "",  # time: for the observer to fill in
+            "access",
+            self.request_id,
+            self.upstream_request_id or None,
+            self._user(user, client),
+            credential_id,
+            self.route.provider.name if self.route is not None else None,
+            self.route_name or None,
+            method,
+            path,
+            self.model or ("unknown" if upload is not None else None),
+            self.stream_requested,
+            self.streamed,
+            request.status or None,
+            upload.received_bytes if upload is not None else 0,
+            request.sent_body_bytes,
+            request.sent_pieces if self._relay is not None else 0,
+            int((self._answer_at - began) * 1e6) / 1000 if self._answer_at else None,
+            int(progress.connect_s * 1e6) / 1000 if progress.connect_s is not None else None,
+            int(own * 1e6) / 1000 if own > 0.0 else 0.0,
+            int((now - began) * 1e6) / 1000,
+            end_reason,
+            self.phase,
+            sdk,
+            progress.retries,
+            self.error_class or None,
+            client,
+        )

@@ -66,7 +66,7 @@ class Health(Resource):
         context = exchange.context
         report = {
             "status": "healthy",
-            "timestamp": int(context.now()),
+            "timestamp": int(context.wall_time()),
             "providers": {name: route.provider.health_report() for name, route in context.routes.items()},
             "features": {
                 "cost_tracking": False,

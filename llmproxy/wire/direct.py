@@ -14,7 +14,10 @@ test names the Twisted version that it was read from.
 from __future__ import annotations
 
 import errno
+import fcntl
 import select
+import termios
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -233,6 +236,19 @@ def unsent_bytes(transport: Any) -> int:
         return int(getattr(transport, "buffered_bytes", 0))
     unsent = len(connection.dataBuffer) - connection.offset + connection._tempDataLen
     return int(unsent)
+
+
+def unacknowledged_bytes(transport: Any) -> int:
+    """How many bytes the kernel holds for the other end, which has not taken them yet (tcp(7), SIOCOUTQ)."""
+    connection = _socket_of(transport)
+    if connection is None:
+        return 0
+    held = array("i", (0,))
+    try:
+        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, held)
+    except OSError:  # a UNIX socket may not know
+        return 0
+    return held[0]
 
 
 def _socket_of(transport: Any) -> Any:

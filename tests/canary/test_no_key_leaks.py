@@ -14,10 +14,11 @@ from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import DNSLookupError
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.config.model import Upstream
+from llmproxy.observe.access import AccessRecord
 from llmproxy.observe.log import FORMATS, LogObserver
 from llmproxy.state.identity_secret import load_or_create
 from tests.web.proxy_in_memory import ProxyInMemory, get, ok, post, request
@@ -269,8 +270,12 @@ class NoKeyLeaks(SynchronousTestCase):
         for observer in self.observers:
             globalLogPublisher.addObserver(observer)
             self.addCleanup(globalLogPublisher.removeObserver, observer)
-        log = Logger(namespace="llmproxy.access")
-        object.__setattr__(self.proxy.context, "write_access", lambda record: log.info("access", access=record))
+
+        def write_access(record: AccessRecord) -> None:
+            for observer in self.observers:
+                observer.access(record)
+
+        object.__setattr__(self.proxy.context, "write_access", write_access)
 
     def log(self) -> bytes:
         """All that was logged, also what is only noticed when the last reference goes."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from llmproxy.config import ConfigError, load
-from llmproxy.config.model import Settings
+from llmproxy.config.model import Server, Settings, Upstream
 from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ERROR_CLASSES
 from llmproxy.observe.access import ACCESS_FIELDS
@@ -115,13 +115,37 @@ def test_the_access_event_is_described_field_by_field() -> None:
 
 
 def test_every_end_reason_is_described() -> None:
-    """Who finds an end reason in a log finds it in docs/logging.md."""
-    assert sorted(rows(DOCS / "logging.md", "End reasons")) == sorted(EndReason)
+    """Who finds an end reason in a log finds it in docs/operations.md, and the way there in docs/logging.md."""
+    assert sorted(rows(DOCS / "operations.md", "End reasons")) == sorted(EndReason)
+    assert "operations.md#end-reasons" in set(links(DOCS / "logging.md"))
+
+
+@pytest.mark.parametrize("reason", [each for each in EndReason if each is not EndReason.OK], ids=str)
+def test_the_status_of_every_end_reason_is_told(reason: EndReason) -> None:
+    """The statuses beside an end reason in docs/operations.md are those that callers get."""
+    row = next(line for line in prose(DOCS / "operations.md").splitlines() if line.startswith(f"| `{reason}` |"))
+    got = {int(each) for each in re.findall(r"\d{3}", row.split("|")[2])}
+    assert got == {each.status for each in ERROR_CLASSES.values() if each.end_reason is reason}
+
+
+def test_every_deadline_is_in_the_operators_page() -> None:
+    """Who wonders which time cut a request finds all of them side by side in docs/operations.md."""
+    named = set(words(DOCS / "operations.md"))
+    times = {
+        f"{section}.{each.name}"
+        for section, kind in (("server", Server), ("upstream", Upstream))
+        for each in dataclasses.fields(kind)
+        if each.name.endswith("_s")
+    }
+    assert len(times) > 8
+    assert sorted(times - named) == []
 
 
 def test_every_error_class_that_is_named_exists() -> None:
-    """The error classes in docs/logging.md are those of the program."""
-    named = {each for each in words(DOCS / "logging.md") if re.match(r"upstream_(name|connect|tls|first)_\w+$", each)}
+    """The error classes in docs/operations.md are those of the program."""
+    named = {
+        each for each in words(DOCS / "operations.md") if re.match(r"upstream_(name|connect|tls|first)_\w+$", each)
+    }
     assert named and named <= set(ERROR_CLASSES)
 
 

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from llmproxy.config.model import Config, Upstream
 from llmproxy.core.identity import CredentialIds
-from llmproxy.observe.access import AccessRecord
+from llmproxy.observe.access import as_mapping
 from llmproxy.providers import CATALOG, Provider
 from llmproxy.upstream.client import ExactClient
 from llmproxy.upstream.origin import Origin
@@ -107,7 +107,7 @@ class ProxyInMemory:
     ) -> None:
         self.clock = Clock()
         self.clock.advance(NOON)
-        self.access: list[AccessRecord] = []
+        self.access: list[dict[str, Any]] = []
         self.endpoints: dict[str, MemoryEndpoint] = {}
         self.origins: list[Origin] = []
         self.callers: list[FarEnd] = []
@@ -135,8 +135,9 @@ class ProxyInMemory:
             cors=CorsPolicy(self.config.cors),
             credential_ids=CredentialIds(b"a secret for tests"),
             now=self.clock.seconds,
+            wall_time=self.clock.seconds,
             next_request_id=request_ids(bytes(range(6))),
-            write_access=self.access.append,
+            write_access=lambda record: self.access.append(as_mapping(record)),
         )
         self.site = ProxySite(Root(self.context), self.context, self.clock)
 

@@ -1,0 +1,45 @@
+"""The signals of the process: SIGTERM and SIGINT end it in peace, SIGHUP reloads its configuration.
+
+The rule: they are ours from the moment at which there is something to end. Twisted installs its own when the reactor
+starts, and those would end the process as killed by the signal (exit status 143) whatever was done in between; so ours
+are installed twice, at once for a signal that comes early, and again when the reactor runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def take_signals(reactor: Any, end: Callable[[str], None], reload: Callable[[], None]) -> None:
+    """From now on call ``end`` with a signal's name, or ``reload``, in the reactor's own thread and turn.
+
+    What was told to ignore SIGINT goes on to do so: a shell starts background jobs of a script that way. SIGHUP also
+    comes when a terminal is closed: whoever has lost the one that it wrote to has been left, and ends.
+
+    :param reactor: provides IReactorCore and IReactorFromThreads.
+    """
+    inherited = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    in_terminal = inherited[signal.SIGHUP] != signal.SIG_IGN and os.isatty(1)
+
+    def hangup() -> None:
+        if in_terminal and not os.isatty(1):
+            end("the end of the terminal")
+        else:
+            reload()
+
+    def deliver(call: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+        # A signal comes between any two instructions. What Twisted does with it, and nothing else, is safe there.
+        return lambda number, frame: reactor.callFromThread(call)
+
+    def install() -> None:
+        signal.signal(signal.SIGTERM, deliver(lambda: end("SIGTERM")))
+        if inherited[signal.SIGINT] != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, deliver(lambda: end("SIGINT")))
+        signal.signal(signal.SIGHUP, deliver(hangup))
+
+    install()
+    reactor.callWhenRunning(install)
