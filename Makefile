@@ -10,7 +10,8 @@ TWISTD := $(VENV)/bin/twistd -n --pidfile=
 PYTEST := $(PY) -b -m pytest
 TRIAL := $(PY) -bb -m twisted.trial --temp-directory=_trial_temp
 # The tests that start no programs and no reactor run a second time under Twisted's own runner.
-NOT_IN_TRIAL := tests/live/% tests/packaging/% tests/docs/% tests/scripts/% tests/sdk/%
+NOT_IN_TRIAL := tests/live/% tests/packaging/% tests/docs/% tests/scripts/% tests/sdk/% tests/fuzz/test_node.py \
+	tests/controls/test_controls.py tests/soak/%
 IN_TRIAL = $(filter-out $(NOT_IN_TRIAL),$(wildcard tests/test_*.py tests/*/test_*.py))
 # 8 GiB for each run in memory: a test that never stops writing fails alone, and does not take the machine with it.
 BOUNDED := ulimit -v 8388608 2>/dev/null;
@@ -18,7 +19,7 @@ PROVIDERS := openai anthropic gemini groq
 
 .DEFAULT_GOAL := help
 .PHONY: help install build run dev demo check fmt vet lint clean version env-check \
-	test test-unit test-trial test-live test-sdk test-simulated test-all test-health $(PROVIDERS:%=test-%)
+	test test-unit test-trial test-live test-sdk test-simulated test-all test-health fuzz soak $(PROVIDERS:%=test-%)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +76,16 @@ test-trial: $(STAMP)
 
 test-live: $(STAMP)
 	$(PYTEST) tests/live
+
+# The fuzz of test-unit for SECONDS: new seeds until one fails, which is kept in .hypothesis and tried first from then on.
+fuzz: SECONDS = 600
+fuzz: $(STAMP)
+	$(BOUNDED) $(PY) -m tests.fuzz.longer $(SECONDS)
+
+# Everything at once against a running proxy for SECONDS; at the end nothing may be left, lost or counted twice.
+soak: SECONDS = 300
+soak: $(STAMP)
+	$(PY) -m tests.soak.run $(SECONDS)
 
 test-sdk: $(STAMP)
 	PYTHON=$(CURDIR)/$(PY) tests/sdk/run.sh

@@ -41,5 +41,12 @@ def take_signals(reactor: Any, end: Callable[[str], None], reload: Callable[[], 
             signal.signal(signal.SIGINT, deliver(lambda: end("SIGINT")))
         signal.signal(signal.SIGHUP, deliver(hangup))
 
+    def ignore() -> None:
+        # Python gives them their old meaning back when it ends, and a second wish to stop that comes then would make a
+        # killed process of one that has ended well.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
     install()
     reactor.callWhenRunning(install)
+    reactor.addSystemEventTrigger("after", "shutdown", ignore)

@@ -402,6 +402,8 @@ class Channel(Protocol):
         while True:
             data = data[upgrade.args[0] :]
             self._after_upgrade()
+            if self._is_last():
+                self._deaf = True
             if not data or self._refusal is not None or self._deaf:
                 return
             try:
@@ -410,7 +412,10 @@ class Channel(Protocol):
             except httptools.HttpParserUpgrade as another:
                 upgrade = another
             except httptools.HttpParserError as error:
-                self._refusal = self._refusal or self._refusal_for(error)
+                if self._ending or self._is_last():
+                    self._deaf = True
+                else:
+                    self._refusal = self._refusal or self._refusal_for(error)
                 return
 
     def _after_upgrade(self) -> None:
@@ -425,10 +430,11 @@ class Channel(Protocol):
             return
         # The new parser is told how the body ends with a head of our own; its callbacks are not ours to hear.
         self._primed = True
+        head = b"POST / HTTP/1.1\r\n" + (b"Connection: close\r\n" if request.close_after else b"")
         if request.body.kind == framing.CHUNKED:
-            self._parser.feed_data(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+            self._parser.feed_data(head + b"Transfer-Encoding: chunked\r\n\r\n")
         else:
-            self._parser.feed_data(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % request.body.length_bytes)
+            self._parser.feed_data(head + b"Content-Length: %d\r\n\r\n" % request.body.length_bytes)
         self._primed = False
         self._in_head = False
 

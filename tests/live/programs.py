@@ -93,9 +93,13 @@ class Program:
         return next(str(each["message"]) for each in self.events() if " listening on " in str(each.get("message")))
 
     def end(self) -> int:
-        """Send SIGTERM; the exit code."""
+        """Have it end, and what is under way with it: SIGTERM, and again; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(LIMIT_S)
+        try:
+            return self.process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGTERM)
+            return self.process.wait(LIMIT_S)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,9 +44,11 @@ class Proxy:
     :ivar directory: its TMPDIR, which should stay empty.
     :ivar address: where it listens, if that is a TCP port.
     :ivar banner: what it said when it began to listen.
+    :ivar settings: its configuration file.
     """
 
     banner = ""
+    settings: Path
 
     def __init__(
         self, process: subprocess.Popen[bytes], log: Path, directory: Path, tls: ssl.SSLContext | None
@@ -143,11 +145,43 @@ class Proxy:
         kept = [path for path in opened if path.startswith("/") and not path.startswith(own)]
         return kept + [str(path) for path in self.directory.iterdir()]
 
+    def says(self, words: str) -> dict[str, Any]:
+        """The line of the log that has these words, once it is there: the last one of them."""
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            found.extend(each for each in self.events() if words in str(each.get("message", "")))
+            return bool(found)
+
+        wait_until(is_there)
+        return found[-1]
+
+    # -- what an operator does -----------------------------------------------------------------------------------
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write another configuration; nobody is told."""
+        self.settings.write_text(json.dumps({"state_dir": str(self.settings.parent), **config}))  # JSON is YAML
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process.poll() is None
+
+    def exit_code(self, limit_s: float = LIMIT_S) -> int:
+        """Wait for the end of the process."""
+        return self._process.wait(limit_s)
+
     def stop(self) -> int:
-        """Ask the process to end, and wait for it; returns its exit code."""
-        self._process.send_signal(signal.SIGTERM)
+        """Have the process end, and wait for it; returns its exit code. What is still under way is cut soon."""
+        self.signal(signal.SIGTERM)
         try:
-            return self._process.wait(LIMIT_S)
+            return self.exit_code(0.5)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGTERM)
+            return self.exit_code()
         finally:
             self._process.kill()
 
@@ -158,25 +192,27 @@ def running_proxy(
     *,
     port: str = ANY_PORT,
     tls: ssl.SSLContext | None = None,
+    complains: bool = False,
+    command: Sequence[str] = (sys.executable, "-m", "llmproxy", "run"),
     **variables: str,
 ) -> Iterator[Proxy]:
     """A proxy with this configuration, for as long as the block runs.
 
     :param port: the option --port; empty for none.
     :param tls: what its callers trust, if it listens on a TLS endpoint.
+    :param complains: errors are expected in its log; otherwise there must be none.
+    :param command: starts it; options go behind.
     :param variables: environment variables.
-
-    When it is stopped, its log must not tell of a fault of its own.
     """
     with tempfile.TemporaryDirectory(prefix="llmproxy-live-") as home:
         directory = Path(home, "tmp")
         directory.mkdir()
         settings = Path(home, "config.yml")
-        settings.write_text(json.dumps({"state_dir": home, **config}))  # JSON is YAML
+        settings.write_text(json.dumps({"state_dir": home, **config}))
         log = Path(home, "log")
         with log.open("wb") as output:
             process = subprocess.Popen(
-                (sys.executable, "-m", "llmproxy", "run", "--config", settings, *(("--port", port) if port else ())),
+                (*command, "--config", settings, *(("--port", port) if port else ())),
                 cwd=ROOT,
                 env=environment(directory, **variables),
                 stdin=subprocess.DEVNULL,
@@ -184,11 +220,13 @@ def running_proxy(
                 stderr=subprocess.STDOUT,
             )
         proxy = Proxy(process, log, directory, tls)
+        proxy.settings = settings
         try:
             proxy.wait_until_listening()
             yield proxy
-            proxy_is_well(proxy)
-            assert proxy.stop() in (0, -signal.SIGTERM)  # Twisted ends by the signal that it was sent
+            if not complains:
+                proxy_is_well(proxy)
+            assert proxy.stop() == 0
         finally:
             process.kill()
             process.wait()
