@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llmproxy.config.complaint import Path, one_line, shown_path
 from llmproxy.config.loading import Loaded
-from llmproxy.config.report import MASK, _rows, _shown
+from llmproxy.config.report import MASK, rows, shown
 from llmproxy.config.schema import SCHEMA
 
 _ABSENT = object()
@@ -47,7 +47,7 @@ _Flat = dict[Path, tuple[bool, object]]
 
 def _flat(loaded: Loaded) -> _Flat:
     """Every path with whether it is a secret, and its value."""
-    rows = _rows(SCHEMA, loaded.settings, loaded.found, (), loaded)
+    rows = rows(SCHEMA, loaded.settings, loaded.found, (), loaded)
     return {path: (secret, value) for path, secret, value, _ in rows}
 
 
@@ -55,7 +55,7 @@ def _of(path: Path, flat: _Flat) -> str:
     if path not in flat:
         return "(not there)"
     secret, value = flat[path]
-    return MASK if secret and value is not None else _shown(value)
+    return MASK if secret and value is not None else shown(value)
 
 
 def _follows(path: Path, before: _Flat, after: _Flat) -> bool:

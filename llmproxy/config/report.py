@@ -80,9 +80,9 @@ def show_config(
         ("state_dir",): state_dir(loaded.config, environ),
     }
     out.write(f"# {_files(loaded)}\n")
-    for path, secret, value, origin in _rows(SCHEMA, loaded.settings, loaded.found, (), loaded):
+    for path, secret, value, origin in rows(SCHEMA, loaded.settings, loaded.found, (), loaded):
         effective = decided.get(path) if value is None else value
-        shown = MASK if secret and effective is not None else _shown(effective)
+        shown = MASK if secret and effective is not None else shown(effective)
         out.write(one_line(f"{shown_path(path)} = {shown}  # {origin}") + "\n")
     return 0
 
@@ -91,7 +91,7 @@ def _files(loaded: Loaded) -> str:
     return ", ".join(str(PurePath(file)) for file in loaded.config.files) or "built-in defaults"
 
 
-def _rows(
+def rows(
     kind: Kind, value: Any, found: Checked | None, path: Path, loaded: Loaded
 ) -> Iterator[tuple[Path, bool, object, str]]:
     """Path, whether it is a secret, value and origin of everything below ``kind``."""
@@ -103,21 +103,21 @@ def _rows(
         value = replace(loaded.settings.upstream, **value)
     if isinstance(kind, Section):
         for key, inner in kind.keys.items():
-            yield from _rows(inner, getattr(value, key), below.get(key), (*path, key), loaded)
+            yield from rows(inner, getattr(value, key), below.get(key), (*path, key), loaded)
     elif isinstance(kind, Named) and value:
         for name, one in value.items():
-            yield from _rows(kind.item, one, below.get(name), (*path, name), loaded)
+            yield from rows(kind.item, one, below.get(name), (*path, name), loaded)
     else:
         origin = "default" if found is None else str(found.place)
         yield path, isinstance(kind, Value) and kind.secret, value, origin
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     match value:
         case None | bool():
             return json.dumps(value)
         case tuple():
-            return f"[{', '.join(_shown(item) for item in value)}]"
+            return f"[{', '.join(shown(item) for item in value)}]"
         case Mapping():
             return "{}"
         case "":

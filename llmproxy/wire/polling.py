@@ -43,7 +43,6 @@ def read_directly(reactor: Any) -> bool:
         except InterruptedError:
             return
         outbox.gathering = len(events) > 1
-        outbox.turn = dict(events)
         for descriptor, event in events:
             selectable = selectables.get(descriptor)
             if selectable is None:  # closed by what was called before it

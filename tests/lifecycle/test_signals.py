@@ -27,6 +27,9 @@ class _Reactor:
     def callWhenRunning(self, call: Callable[[], None]) -> None:
         self.when_running.append(call)
 
+    def addSystemEventTrigger(self, phase: str, event: str, call: Callable[[], None]) -> None:
+        self.ended = call, phase, event
+
     def turn(self) -> None:
         calls, self.calls = self.calls, []
         for call in calls:
@@ -68,6 +71,15 @@ class Signals(SynchronousTestCase):
         self.assertEqual(self.raised(*NUMBERS), ["SIGTERM", "SIGINT", "reload"])
         self.reactor.run()
         self.assertEqual(self.raised(*NUMBERS), ["SIGTERM", "SIGINT", "reload"])
+
+    def test_at_the_end(self) -> None:
+        """When all is over, one more signal of an impatient operator does not make a clean exit a failure."""
+        self.take()
+        call, *when = self.reactor.ended
+        self.assertEqual(when, ["after", "shutdown"])
+        call()
+        self.assertEqual(self.raised(*NUMBERS), [])
+        self.assertEqual([signal.getsignal(number) for number in NUMBERS], [signal.SIG_IGN] * 3)
 
     def test_ignored(self) -> None:
         """A background job that was told to ignore SIGINT goes on to; nohup does not keep a proxy from reloading."""

@@ -1,4 +1,4 @@
-"""Where a request goes, for requests as the proxy makes them: with fields, or a whole head, that are taken as they are."""
+"""Where a request goes, for requests as the proxy makes them: with fields or a whole head of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Confined(SynchronousTestCase):
         """A URL that goes on where the origin's authority ends is refused before a connection is opened."""
         clock = Clock()
         endpoint = MemoryEndpoint(clock)
-        dialer = Dialer(clock, "api.test", 80, tls=None, proxy=None, timeout_s=10, endpoint=endpoint)
+        dialer = Dialer(clock, "api.test", 80, tls=None, proxy=None, timeout_s=10, endpoint=endpoint)  # type: ignore[arg-type]
         origin = Origin(b"http://api.test", dialer, clock, Upstream())
         for url in (
             b"http://api.test.evil.test/",
