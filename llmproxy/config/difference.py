@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llmproxy.config.complaint import Path, one_line, shown_path
 from llmproxy.config.loading import Loaded
-from llmproxy.config.report import MASK, rows, shown
+from llmproxy.config.report import MASK, rows, value_text
 from llmproxy.config.schema import SCHEMA
 
 _ABSENT = object()
@@ -55,7 +55,7 @@ def _of(path: Path, flat: _Flat) -> str:
     if path not in flat:
         return "(not there)"
     secret, value = flat[path]
-    return MASK if secret and value is not None else shown(value)
+    return MASK if secret and value is not None else value_text(value)
 
 
 def _follows(path: Path, before: _Flat, after: _Flat) -> bool:

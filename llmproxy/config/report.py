@@ -82,7 +82,7 @@ def show_config(
     out.write(f"# {_files(loaded)}\n")
     for path, secret, value, origin in rows(SCHEMA, loaded.settings, loaded.found, (), loaded):
         effective = decided.get(path) if value is None else value
-        shown = MASK if secret and effective is not None else shown(effective)
+        shown = MASK if secret and effective is not None else value_text(effective)
         out.write(one_line(f"{shown_path(path)} = {shown}  # {origin}") + "\n")
     return 0
 
@@ -112,12 +112,12 @@ def rows(
         yield path, isinstance(kind, Value) and kind.secret, value, origin
 
 
-def shown(value: object) -> str:
+def value_text(value: object) -> str:
     match value:
         case None | bool():
             return json.dumps(value)
         case tuple():
-            return f"[{', '.join(shown(item) for item in value)}]"
+            return f"[{', '.join(value_text(item) for item in value)}]"
         case Mapping():
             return "{}"
         case "":
