@@ -47,8 +47,8 @@ _Flat = dict[Path, tuple[bool, object]]
 
 def _flat(loaded: Loaded) -> _Flat:
     """Every path with whether it is a secret, and its value."""
-    rows = rows(SCHEMA, loaded.settings, loaded.found, (), loaded)
-    return {path: (secret, value) for path, secret, value, _ in rows}
+    all_rows = rows(SCHEMA, loaded.settings, loaded.found, (), loaded)
+    return {path: (secret, value) for path, secret, value, _ in all_rows}
 
 
 def _of(path: Path, flat: _Flat) -> str:
