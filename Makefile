@@ -79,12 +79,12 @@ test-live: $(STAMP)
 
 # The fuzz of test-unit for SECONDS: new seeds until one fails, which is kept in .hypothesis and tried first from then on.
 fuzz: SECONDS = 600
-fuzz: $(STAMP)
+fuzz: $(STAMP) ## break both parsers for SECONDS (600)
 	$(BOUNDED) $(PY) -m tests.fuzz.longer $(SECONDS)
 
 # Everything at once against a running proxy for SECONDS; at the end nothing may be left, lost or counted twice.
 soak: SECONDS = 300
-soak: $(STAMP)
+soak: $(STAMP) ## everything at once against a running proxy for SECONDS (300)
 	$(PY) -m tests.soak.run $(SECONDS)
 
 test-sdk: $(STAMP)

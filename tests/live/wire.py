@@ -206,6 +206,7 @@ class Wire:
                 self._buffer = b""
                 if not self._more():
                     return True
+                self._buffer = b""
         except (ConnectionError, ssl.SSLError):
             return True
         return False

@@ -6,7 +6,7 @@ from tests.scripts.terminal import KEYS, run
 
 # The targets that the project promises, as its README lists them.
 PROMISED = (
-    "help install build run dev demo check fmt vet lint clean test test-all test-openai test-anthropic"
+    "help install build run dev demo check fmt vet lint clean fuzz soak test test-all test-openai test-anthropic"
     " test-gemini test-groq test-health env-check version"
 ).split()
 
