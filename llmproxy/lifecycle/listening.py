@@ -11,7 +11,7 @@ import re
 import ssl
 from typing import Any, Final
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
@@ -55,7 +55,7 @@ def endpoint_for(listen: int | str, reactor: Any) -> IStreamServerEndpoint:
 def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
-    if isinstance(error, SSL.Error):  # its text is a list of lists; the last word is the reason
+    if isinstance(error, SSL.Error | crypto.Error):  # its text is a list of lists; the last word is the reason
         return (
             next((str(each[-1]) for each in error.args[0] if each), "OpenSSL fails") if error.args else "OpenSSL fails"
         )

@@ -53,6 +53,10 @@ class Numbers(SynchronousTestCase):
 class Strings(SynchronousTestCase):
     """An endpoint string."""
 
+    def tearDown(self) -> None:
+        """Twisted writes server names as bytes into its log, of which `python -bb` makes errors."""
+        self.flushWarnings()
+
     def test_mistakes(self) -> None:
         """A string that is none says why, in one line."""
         for text, words in (
@@ -123,6 +127,10 @@ class Certificates(SynchronousTestCase):
             incoming.write(transport.value())
             transport.clear()
         return caller.getpeercert(binary_form=True), caller.selected_alpn_protocol()
+
+    def tearDown(self) -> None:
+        """Twisted writes server names as bytes into its log, of which `python -bb` makes errors."""
+        self.flushWarnings()
 
     def test_where(self) -> None:
         """The string's port, address and backlog are used, as Twisted would."""
