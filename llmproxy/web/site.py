@@ -114,6 +114,8 @@ class ProxyRequest(Request):
 
     def connectionLost(self, reason: Failure) -> None:
         """The caller has left; the exchange is told. A pipelined request that was never begun gets its event too."""
+        if self.finished:
+            return  # it has had its end
         exchange = getattr(self, "exchange", None) or self._admit()
         super().connectionLost(reason)
         exchange.client_gone()

@@ -188,6 +188,7 @@ class Channel(Protocol):
         if self._deaf:
             return
         fresh = False
+        served = self._served
         if self._in_head:
             fresh = self._current is None and not self._head_begun and not self._waiting
             if fresh and self._repeat is not None and self._is_repeated(data):
@@ -213,8 +214,8 @@ class Channel(Protocol):
             self._refuse()
         elif self._waiting:
             self.hold_reading()
-        elif fresh and self._learning and self._served:
-            self._learn(data)
+        elif fresh and self._learning and served and self._served == served:
+            self._learn(data)  # the first and only request of this read
 
     def _is_repeated(self, data: bytes) -> bool:
         """Take ``data`` for the same request as the last one, with another body, if it is that: see wire/repeat.py."""
@@ -244,6 +245,8 @@ class Channel(Protocol):
         """``data`` began a request: if it holds all of it, keep its head for the next one."""
         request = self._current
         if request is None or self._arriving is not None or self._waiting or request.close_after or self._half_closed:
+            return
+        if len(data) - data.find(b"\r\n\r\n") - 4 != request.body.length_bytes:
             return
         self._repeat = learn(data, request.method, request.uri, request.fields, request.index)
         if self._repeat is not None:
@@ -576,6 +579,7 @@ class Channel(Protocol):
     def _refuse(self) -> None:
         """Nothing more on this connection is a request: end what is under way, then close."""
         error = self._refusal
+        self._wait_no_more()
         self._deaf = True
         if error is None:
             return
@@ -608,6 +612,8 @@ class Channel(Protocol):
         self._served += 1
         if self._current is request:
             self._current = None
+        elif request in self._waiting:  # answered before its turn, as when the proxy stops
+            self._waiting.remove(request)
         if request.close_after or (not self._waiting and (self._deaf or self._half_closed or self.site.closing)):
             self._close_soon(linger=not self._half_closed and (not request.body_done or self._refusal is not None))
         elif not request.body_done:
@@ -666,8 +672,9 @@ class Channel(Protocol):
             self._writer.flush()
             transport.unregisterProducer()
             transport.loseWriteConnection()
-        if self._linger is None:
-            self._linger = self.site.reactor.callLater(LINGER_S, self._linger_over)
+        if self._linger is not None:  # that of an early answer, which only comes back here
+            self._linger.cancel()
+        self._linger = self.site.reactor.callLater(LINGER_S, self._linger_over)
 
     def loseConnection(self) -> None:
         """Close the connection after what was written has been sent."""

@@ -451,6 +451,9 @@ class Request(server.Request):
         if channel is None or self.finished:
             return
         self._corked = False
+        if self._leading_zeros:
+            # A zero stands there alone, and some readers take a zero and the end for the last chunk. Announce a byte.
+            self._pending.append(b"1\r\n")
         self.flush()
         self.finished = 1
         if self._close_delimited:

@@ -391,6 +391,17 @@ class HalfClosed(_Case):
         self.assertRegex(body, rb"\A0{1,5}1a\r\nx{26}\r\n0{1,5}\r\n\r\n\Z")
         self.assertEnded(proxy, "ok")
 
+    def test_cut_after_a_probe(self) -> None:
+        """An answer that is cut behind a leading zero does not look as if that were its last chunk."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.says(post(_CHAT, b"{}"))
+        proxy.provider().says(_STREAM_HEAD, b"1\r\nx\r\n")
+        caller.half_closes()
+        proxy.provider().resets()
+        self.assertTrue(caller.heard().endswith(b"x\r\n01\r\n"))
+        self.assertEnded(proxy, "upstream_truncated")
+
     def test_in_mid_request(self) -> None:
         """A request that is not complete never will be: a head is answered with 400, an upload ends both sides."""
         proxy = self.proxy()
@@ -484,6 +495,44 @@ class Malformed(_Case):
         self.assertEqual(proxy.connections(), 1)
 
 
+class Ends(_Case):
+    """Connections that end in odd moments."""
+
+    def test_broken_after_an_early_answer(self) -> None:
+        """A body that breaks behind its early answer does not leave its connection open for ever."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.says(request("POST", "/nowhere", b"Transfer-Encoding: chunked"))
+        caller.says(b"zz\r\n")
+        proxy.pass_time(15)
+        self.assertEqual(proxy.site.channels, set())
+        self.assertEnded(proxy, "bad_request")
+
+    def test_refused_once(self) -> None:
+        """A malformed head behind an answer that takes long is refused once, however long that takes."""
+        proxy = self.proxy(header_timeout_s=5)
+        caller = proxy.caller()
+        caller.says(get("/openai/v1/models") + b"GET /openai/v1/x HTTP/1.1\r\nHost: a\r\nBad Field: x\r\n\r\n")
+        proxy.pass_time(20)
+        proxy.provider().says(ok(b"<first>"))
+        self.assertEqual(caller.heard().count(b"\r\nX-LLM-Proxy-Request-ID: "), 2)
+        proxy.pass_time(15)
+        self.assertEnded(proxy, "ok", "bad_request")
+
+    def test_two_in_one_read(self) -> None:
+        """Two requests in one read teach nothing: the bytes of one are never taken for the fields of the other."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.says(get("/health/live"))
+        preflight = request(
+            "OPTIONS", "/openai/m", b"Origin: https://a.example", b"Access-Control-Request-Method: GET", body=b"12345"
+        )
+        caller.says(preflight + request("OPTIONS", "/openai/m", b"Authorization: Bearer sk-other"))
+        proxy.provider().says(ok())
+        (channel,) = proxy.site.channels
+        self.assertIsNone(channel._repeat)
+
+
 class Draining(_Case):
     """A proxy that is about to stop."""
 
@@ -527,3 +576,13 @@ class Draining(_Case):
         self.assertFalse(caller.heard().endswith(b"0\r\n\r\n"))
         self.assertTrue(proxy.provider().was_reset)
         self.assertEnded(proxy, "drain")
+
+    def test_cut_with_others_in_line(self) -> None:
+        """Requests that wait behind one that is cut have an end too, and the connection is forgotten."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.says(post(_CHAT, b"{}") + get("/openai/v1/models") + get("/health/live"))
+        proxy.site.stop()
+        caller.resets()
+        self.assertEqual(proxy.site.channels, set())
+        self.assertEnded(proxy, "drain", "drain", "drain")
