@@ -335,6 +335,7 @@ class ClientConnection:
             self._writer.write(f.serialize_trailers(getattr(outgoing.body, "trailers", [])))
         if self._response is not None:
             self.sending = False
+            outgoing.head = b""  # it holds the key, and will not be sent again
         elif self._first_byte_timeout_s:
             self.deadline = self._now() + self._first_byte_timeout_s
 
