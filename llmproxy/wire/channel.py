@@ -241,6 +241,10 @@ class Channel(Protocol):
         request.process()
         return True
 
+    def forget_repeated(self) -> None:
+        """Parse and judge the next head, whatever it is."""
+        self._repeat = None
+
     def _learn(self, data: bytes) -> None:
         """``data`` began a request: if it holds all of it, keep its head for the next one."""
         request = self._current

@@ -129,6 +129,19 @@ class BothWays(SynchronousTestCase):
         caller.says(post(_CHAT, b"{}", *_SDK))
         self.assertIn(b"\r\nVia: 1.1 llmproxy\r\n", other.provider().heard())
 
+    def test_new_bounds(self) -> None:
+        """A head that a reload has made too large is refused, also where it was accepted before."""
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        for _ in range(4):
+            caller.says(post(_CHAT, b"{}", *_SDK))
+            proxy.provider().says(ok())
+        caller.heard()
+        other = ProxyInMemory(server=Server(max_headers=4))
+        proxy.site.replace(other.site.resource, other.context)
+        caller.says(post(_CHAT, b"{}", *_SDK))
+        self.assertTrue(caller.heard().startswith(b"HTTP/1.1 431 "))
+
     def test_not_quite_the_same(self) -> None:
         """A length that is no number, a head that is one byte longer, a body that is not all there or too long: the
         parser sees to them, and what is wrong is refused."""
