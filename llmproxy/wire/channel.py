@@ -297,6 +297,8 @@ class Channel(Protocol):
         elif self._head_begun and not self._deaf:
             self._refusal = FramingError(400, "the connection ended before the request's head did")
             self._refuse()
+            if self._current is not None and not self._ending:
+                self.site.half_close(self)  # an answer is under way: is there anybody who takes it?
         elif self._current is None and not self._waiting:
             self.loseConnection()
         elif self._waiting or self._current is None or self._current.can_probe():

@@ -391,6 +391,16 @@ class HalfClosed(_Case):
         self.assertRegex(body, rb"\A0{1,5}1a\r\nx{26}\r\n0{1,5}\r\n\r\n\Z")
         self.assertEnded(proxy, "ok")
 
+    def test_left_in_a_head(self) -> None:
+        """A caller that leaves in the middle of its next request frees the provider of the one before it."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.says(get("/openai/v1/models"), b"GET /open")
+        caller.ends()
+        proxy.pass_time(1)
+        self.assertTrue(proxy.provider().was_reset)
+        self.assertEqual(proxy.site.channels, set())
+
     def test_cut_after_a_probe(self) -> None:
         """An answer that is cut behind a leading zero does not look as if that were its last chunk."""
         proxy = self.proxy()
