@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from llmproxy.core.fields import Index, tokens
 from llmproxy.core.target import is_origin_form
@@ -45,8 +46,7 @@ class FramingError(Exception):
         self.error_class = error_class
 
 
-@dataclass(frozen=True, slots=True)
-class BodyFraming:
+class BodyFraming(msgspec.Struct, frozen=True, gc=False):
     """How the end of a body is known.
 
     ``kind`` is NONE, LENGTH, CHUNKED or UNTIL_CLOSE; ``length_bytes`` goes with LENGTH.

@@ -37,7 +37,7 @@ from llmproxy.upstream.relay import Relay
 from llmproxy.upstream.upload import Upload, WholeBody
 from llmproxy.web import failures, uploads
 from llmproxy.web.plan import Plan
-from llmproxy.wire.response import Response
+from llmproxy.wire.response import ENDED, Response
 
 if TYPE_CHECKING:
     from llmproxy.web.context import Context, Route
@@ -254,6 +254,12 @@ class Exchange:
         try:
             request.write_head(response.code, response.phrase, self._response_fields(response))
             self._head_at = self.context.now()
+            pieces = response.whole_body()
+            if pieces is not None:
+                for data in pieces:
+                    request.write(data)
+                self._body_ended(ENDED)
+                return
             relay = self._relay = Relay(request, self._body_ended)
             response.deliverBody(relay)
         except Exception:  # noqa: BLE001 - whatever it is, it is a fault of ours and this exchange's end
@@ -461,7 +467,7 @@ class Exchange:
             request.status or None,
             upload.received_bytes if upload is not None else 0,
             request.sent_body_bytes,
-            request.sent_pieces if self._relay is not None else 0,
+            request.sent_pieces if self._head_at else 0,
             int((self._answer_at - began) * 1e6) / 1000 if self._answer_at else None,
             int(progress.connect_s * 1e6) / 1000 if progress.connect_s is not None else None,
             int(own * 1e6) / 1000 if own > 0.0 else 0.0,

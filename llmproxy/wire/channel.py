@@ -85,6 +85,7 @@ class Channel(Protocol):
         "_advancing",
         "_arriving",
         "_body_bytes",
+        "_body_left_bytes",
         "_closing",
         "_current",
         "_deaf",
@@ -145,6 +146,7 @@ class Channel(Protocol):
         self._head_begun = False
         self._head_bytes = 0
         self._body_bytes = 0
+        self._body_left_bytes = 0
         self._empty_bytes = 0
         self._served = 0
         self._repeat: RepeatedHead | None = None
@@ -185,7 +187,9 @@ class Channel(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Parse what came; the callbacks below do the rest."""
-        if self._deaf:
+        if self._body_left_bytes and not self._deaf:
+            data = self._count_body(data)
+        if self._deaf or not data:
             return
         fresh = False
         served = self._served
@@ -216,6 +220,27 @@ class Channel(Protocol):
             self.hold_reading()
         elif fresh and self._learning and served and self._served == served:
             self._learn(data)  # the first and only request of this read
+
+    def _count_body(self, data: bytes) -> bytes:
+        """Take what ``data`` holds of a body of known length; returns what is behind it."""
+        request = self._arriving
+        left = self._body_left_bytes
+        if request is None:
+            return b""
+        if len(data) < left:
+            self._body_left_bytes = left - len(data)
+            request.body_arrived(data)
+            if not self._reading_held and not self._ending:
+                self._wait(BODY, self.site.limits.body_idle_timeout_s)
+            return b""
+        self._body_left_bytes = 0
+        self._parser = httptools.HttpRequestParser(self)  # the one before it still waits for the body
+        behind = data[left:]
+        request.body_arrived(data[:left] if behind else data)
+        self.on_message_complete()
+        if behind and self._is_last():
+            self._deaf = True
+        return behind
 
     def _is_repeated(self, data: bytes) -> bool:
         """Take ``data`` for the same request as the last one, with another body, if it is that: see wire/repeat.py."""
@@ -277,8 +302,14 @@ class Channel(Protocol):
             self._wait(HEAD, limits.header_timeout_s)
 
     def _check_body(self, arrived_bytes: int) -> None:
-        """A part of a body is here, and more must come."""
+        """A part of a body is here, and more must come.
+
+        Of a body whose length is known the rest is only counted: a parser would copy each piece once more.
+        """
         self._empty_bytes += arrived_bytes
+        request = self._arriving
+        if request is not None and request.body.kind == framing.LENGTH and not self._upgrade:
+            self._body_left_bytes = request.body.length_bytes - self._body_bytes
         if self._refusal is None and self._empty_bytes > MAX_EMPTY_BYTES:
             self._refusal = FramingError(431, "the trailers or chunk extensions are too large")
         if not self._reading_held:
@@ -527,8 +558,8 @@ class Channel(Protocol):
         request = self._arriving
         if request is None or self._deaf or self._refusal is not None:
             return
+        self._body_bytes += len(data)
         if request.body is framing.CHUNKED_BODY:
-            self._body_bytes += len(data)
             most = self.site.limits.max_body_bytes
             if most and self._body_bytes > most:
                 self._refusal = _body_too_large(most)
@@ -610,7 +641,8 @@ class Channel(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes to the caller, now as far as the kernel takes them."""
         if not self._closing:
-            self._send(data)
+            send = self._send
+            send(data)
 
     def answered(self, request: Request) -> None:
         """``request`` has its whole answer: go on to the next one, or close."""

@@ -223,7 +223,9 @@ class ClientConnection:
             if outgoing.method == b"HEAD":
                 self._feed_lines(data)
             else:
-                self._feed(data)
+                # Out of its slot first, as elsewhere in what runs for each read: CPython looks for a method otherwise.
+                feed = self._feed
+                feed(data)
         except httptools.HttpParserUpgrade:
             self._fail(InvalidAnswer("the upstream switched protocols without being asked"))
         except httptools.HttpParserError as error:
@@ -231,8 +233,17 @@ class ClientConnection:
                 self._keep = False  # bytes after the end of the answer
             else:
                 self._fail(_invalid(error))
+        response = self._response
+        result: Any = None
+        if response is not None and outgoing.result is not None:
+            # The head came with this read. It is told now, when all of the read is known: a small answer is whole.
+            result, outgoing.result = outgoing.result, None
         if self._complete and self._failure is None:
-            self._finish()
+            self._finish(outgoing)
+            if result is not None:
+                result.callback(response)
+            return
+        if result is not None and response is not None and not self._head_told(result, response):
             return
         if self._uncounted > (self._max_header_bytes if self._in_head else MAX_EMPTY_BYTES):
             self._fail(InvalidAnswer("the answer's header or trailer fields or chunk extensions are too large"))
@@ -240,9 +251,18 @@ class ClientConnection:
             self.abort()
         elif self._response is not None:  # an interim answer starts no clock: the caller may still be sending
             if self._idle_timeout_s and not self._read_held:
-                self.deadline = self._now() + self._idle_timeout_s
-            if self.read_done is not None:
-                self.read_done()
+                now = self._now
+                self.deadline = now() + self._idle_timeout_s
+            read_done = self.read_done
+            if read_done is not None:
+                read_done()
+
+    def _head_told(self, result: Deferred[Any], response: Response) -> bool:
+        """Give the head to whoever waits for it. Whether the connection is still there afterwards."""
+        result.callback(response)
+        if self.deliver is None and response.is_kept and not self.closed:
+            self.pause_reading()
+        return not self.closed
 
     def _feed_lines(self, data: bytes) -> None:
         """llhttp cannot be told that the answer to a HEAD has no body, so it is shown no byte behind the head."""
@@ -421,7 +441,7 @@ class ClientConnection:
         self._keep = keep and body.kind != framing.UNTIL_CLOSE
         self._uncounted = 0
         self._fields = []  # for the trailers
-        response = self._response = Response(self, is_1_1, status, self._reason, fields, index, body)
+        self._response = Response(self, is_1_1, status, self._reason, fields, index, body)
         if outgoing.method == b"HEAD":
             self._complete = True
             self._new_parser()
@@ -432,9 +452,6 @@ class ClientConnection:
             if outgoing.body is not None:
                 outgoing.body.stopProducing()
                 outgoing.body = None
-        result, outgoing.result = outgoing.result, None
-        if result is not None:
-            result.callback(response)
 
     def _interim_answer(self, status: int, outgoing: OutgoingRequest) -> None:
         self._interim += 1
@@ -453,10 +470,12 @@ class ClientConnection:
         self._uncounted = 0
         if self._complete:
             self._keep = False
-        elif self.deliver is not None:
-            self.deliver(data)
+        elif (deliver := self.deliver) is not None:
+            deliver(data)
         elif self._response is not None:
             self._response.keep(data)
+            if self._outgoing is not None and self._outgoing.result is None:
+                self.pause_reading()
 
     def on_message_complete(self) -> None:
         """llhttp: the end of the message."""
@@ -470,10 +489,10 @@ class ClientConnection:
 
     # -- ends ------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> None:
+    def _finish(self, outgoing: OutgoingRequest) -> None:
         """The answer is complete: give the connection back, or close it, and tell the reader."""
         response, self._response = self._response, None
-        outgoing, self._outgoing = self._outgoing, None
+        self._outgoing = None
         self.deadline = self.deliver = self.read_done = None
         self._complete = False
         abandoned = self._uploading or self._writer.pending
@@ -481,8 +500,7 @@ class ClientConnection:
             # An early final answer. The rest of the upload is pointless, and the connection is in mid-request. It is
             # dropped: a polite close would wait for an upstream to take the rest that does not read any more.
             self.sending = False
-            if outgoing is not None:
-                self._stop_upload(outgoing)
+            self._stop_upload(outgoing)
             self.abort()
         if self._keep and not self.closed:
             if self._read_held:

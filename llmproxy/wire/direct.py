@@ -164,7 +164,8 @@ class DirectWriter(Writer):
                 return
             self._queued = False
         try:
-            taken = self._send(data)
+            send = self._send
+            taken = send(data)
         except BlockingIOError:
             taken = 0
         except OSError as error:

@@ -13,7 +13,8 @@ The rule: an answer is either complete, as its framing says, or visibly cut. Not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -138,27 +139,55 @@ class Request(server.Request):
         self._early_trailers: Fields = _NO_FIELDS
         self._pending: list[bytes] = []
 
-    def __getattr__(self, name: str) -> Any:
-        """The parts that twisted.web's Request builds in its constructor, built when first used."""
-        value: Any
-        if name == "requestHeaders":
-            value = Headers()
-            for key, val in self.fields:
-                value.addRawHeader(key, val)
-        elif name == "responseHeaders":
-            value = Headers()
-        elif name in ("client", "host"):
-            if self.channel is None:
-                raise AttributeError(name)
-            value = self.channel.getPeer() if name == "client" else self.channel.getHost()
-        elif name in ("received_cookies", "_adapterCache"):
-            value = {}
-        elif name in ("cookies", "notifications"):
-            value = []
-        else:
-            raise AttributeError(name)
-        self.__dict__[name] = value
-        return value
+    # The parts that twisted.web's Request builds in its constructor, built when first used. (A ``__getattr__`` would be
+    # shorter, and make every attribute of a request several times dearer to read: CPython then looks each one up.)
+
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]
+        """The header fields as twisted.web has them."""
+        headers = Headers()
+        for name, value in self.fields:
+            headers.addRawHeader(name, value)
+        return headers
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        """What a resource answers with, if it does not begin with :meth:`write_head`."""
+        return Headers()
+
+    @cached_property
+    def client(self) -> IAddress:
+        """The other end of the connection."""
+        return self._open_channel().getPeer()
+
+    @cached_property
+    def host(self) -> IAddress:
+        """Our end of the connection."""
+        return self._open_channel().getHost()
+
+    @cached_property
+    def cookies(self) -> list[bytes]:  # type: ignore[override]
+        """Cookies that are set by the answer."""
+        return []
+
+    @cached_property
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]
+        """Not parsed: a proxy has no use for them."""
+        return {}
+
+    @cached_property
+    def notifications(self) -> list[Deferred[None]]:  # type: ignore[override]
+        """Who waits for the end."""
+        return []
+
+    @cached_property
+    def _adapterCache(self) -> dict[Any, Any]:  # type: ignore[override]
+        return {}
+
+    def _open_channel(self) -> Channel:
+        if self.channel is None:
+            raise AttributeError("the connection is gone, and its addresses with it")
+        return self.channel
 
     def __repr__(self) -> str:
         """Names the method only: a target may hold a key."""
@@ -381,10 +410,13 @@ class Request(server.Request):
 
     def flush(self) -> None:
         """Send what was gathered."""
-        if self._pending:
-            pending, self._pending = self._pending, []
-            if self.channel is not None:
-                self.channel.write(b"".join(pending) if len(pending) > 1 else pending[0])
+        pending = self._pending
+        if pending:
+            data = pending[0] if len(pending) == 1 else b"".join(pending)
+            pending.clear()
+            channel = self.channel
+            if channel is not None:
+                channel.write(data)
 
     def write(self, data: bytes) -> None:
         """Write a piece of the body; the first write begins the answer with ``responseHeaders`` if nothing has."""
@@ -398,7 +430,7 @@ class Request(server.Request):
         self.sent_body_bytes += len(data)
         if self.chunked:
             self._leading_zeros = 0
-            self._pending += (b"%x\r\n" % len(data), data, b"\r\n")
+            self._pending.append(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             self._pending.append(data)
         if not self._corked:
@@ -477,4 +509,4 @@ class Request(server.Request):
 
     def getClientAddress(self) -> IAddress:
         """The address of the other end of the connection."""
-        return cast(IAddress, self.client)
+        return self.client

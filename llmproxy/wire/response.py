@@ -130,14 +130,25 @@ class Response:
         elif early is not None:
             self.resumeProducing()
 
+    def whole_body(self) -> list[bytes] | None:
+        """The pieces of the body, if it came with the head, to its proper end; instead of :meth:`deliverBody`."""
+        if self._ended is not ENDED or self._protocol is not None:
+            return None
+        early, self._early = self._early, None
+        return early or []
+
     # -- from the connection ---------------------------------------------------------------------------------
 
     def keep(self, data: bytes) -> None:
-        """A piece of the body that nobody has asked for yet: no more is read until somebody does."""
+        """A piece of the body that nobody has asked for yet; the connection reads no more until somebody does."""
         if self._early is None:
             self._early = []
         self._early.append(data)
-        self.pauseProducing()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether pieces of the body wait for somebody who asks for them."""
+        return self._early is not None
 
     def end(self, reason: Failure) -> None:
         """Nothing more comes. From here on this producer cannot touch the connection, which may serve another."""
