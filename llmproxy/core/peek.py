@@ -196,6 +196,9 @@ class BodyPeek:
         if self._state is BodyPeek._start and len(data) <= min(self._left, _ONE_GO_BYTES_MAX) and self._in_one_go(data):
             self.done = self.complete = True
             return True
+        if self._in_text and self._is_text_alone(data):
+            self._left -= len(data)
+            return False
         self._piece = data[: self._left]
         self._left -= len(self._piece)
         blinded = self._blinded(self._piece)
@@ -206,6 +209,16 @@ class BodyPeek:
         if self._left <= 0:
             self.done = True
         return self.done
+
+    def _is_text_alone(self, data: bytes) -> bool:
+        """Amid a long string, as an image or a document is one: two searches, and no more, for each piece of it."""
+        return (
+            self._state is BodyPeek._skip
+            and len(data) < self._left
+            and not self._escaped
+            and b'"' not in data
+            and b"\\" not in data
+        )
 
     def finish(self) -> None:
         """The body has ended; what is not complete now never will be."""
