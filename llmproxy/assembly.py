@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from llmproxy.config.model import Config, Upstream
 from llmproxy.config.paths import identity_secret_file
@@ -70,7 +71,7 @@ class Assembly:
         self._wall_time = wall_time
         self._trusted: dict[_Trust, ssl.SSLContext] = {}
         self._origins: dict[str, tuple[_Way, Origin]] = {}
-        self._retired: list[Origin] = []
+        self._retired: WeakSet[Origin] = WeakSet()  # each is kept by those who began with it
         self._next_request_id = request_ids(os.urandom(6))
         trusted, ways = self._plan(config)
         self._credential_ids = CredentialIds(_identity_secret(config, environ))
@@ -124,10 +125,9 @@ class Assembly:
             else:
                 self._origins[name] = way, self._origin(way)
             routes[name] = Route.to(config.providers[name], ExactClient(self._origins[name][1]))
-        gone = [origin for _, origin in before.values()]
-        for origin in gone:
+        for _, origin in before.values():
             origin.retire()
-        self._retired = [origin for origin in (*self._retired, *gone) if origin.open_connections]
+            self._retired.add(origin)
         return Context(
             config=config,
             routes=routes,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -46,8 +46,8 @@ class Process(Protocol):
     def take_signals(self, end: Callable[[str], None], reload: Callable[[], None]) -> None:
         """From now on, call ``end`` with the name of a signal that ends, and ``reload`` for one that reloads."""
 
-    def end(self) -> None:
-        """End the process with exit status 0; ``stopService`` is called first."""
+    def end(self, status: int = 0) -> None:
+        """End the process with this exit status; ``stopService`` is called first."""
 
     def refuse(self, text: str) -> NoReturn:
         """End the process with status 1 and these words."""
@@ -87,6 +87,7 @@ class ProxyService(Service):
         self._assembly: Assembled | None = None
         self._port: Any = None
         self._drain: Drain | None = None
+        self._listens_no_more = False
 
     def startService(self) -> None:
         """Build, then listen."""
@@ -100,9 +101,19 @@ class ProxyService(Service):
         listening.addCallbacks(self._listening, failures.append)
         if failures:
             self._process.refuse(_why_not(failures[0]))
+        # An endpoint of somebody's plugin may take its time. Then it fails in the reactor, which swallows a refusal.
+        listening.addCallback(self._failed_late, failures)
         self._process.take_signals(self.end, self.reload)
 
+    def _failed_late(self, _: object, failures: list[Failure]) -> None:
+        if failures:
+            self._log.critical("{why}", why=_why_not(failures[0]))
+            self._process.end(1)
+
     def _listening(self, port: IListeningPort) -> None:
+        if self._listens_no_more:
+            port.stopListening()
+            return
         self._port = port
         pause_when_full(port, self._process.clock)
         address = address_text(port.getHost())
@@ -139,8 +150,15 @@ class ProxyService(Service):
         return self._stop_listening().addCallback(self._close)
 
     def _stop_listening(self) -> Deferred[None]:
+        self._listens_no_more = True
         port, self._port = self._port, None
-        return maybeDeferred(port.stopListening) if port is not None else maybeDeferred(lambda: None)
+        if port is None:
+            return succeed(None)
+        return maybeDeferred(port.stopListening).addErrback(self._still_listening)
+
+    def _still_listening(self, reason: Failure) -> None:
+        # Whatever it is, what is open is closed all the same, and the port goes with the process.
+        self._log.failure("the port could not be closed", failure=reason)
 
     def _close(self, _: object) -> None:
         assembly, self._assembly = self._assembly, None

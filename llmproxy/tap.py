@@ -173,7 +173,10 @@ class _Process:
     def take_signals(self, end: Callable[[str], None], reload: Callable[[], None]) -> None:
         take_signals(reactor, end, reload)
 
-    def end(self) -> None:
+    def end(self, status: int = 0) -> None:
+        if status:
+            # twistd knows only the status 0 for an end of the reactor. By then all is closed, and the log is written.
+            reactor.addSystemEventTrigger("after", "shutdown", os._exit, status)
         reactor.stop()
 
 

@@ -16,7 +16,7 @@ from llmproxy.assembly import Assembly, StartError
 from llmproxy.config.model import Config, Identity, Server, Upstream
 from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import Provider, of_kind
-from tests.web.proxy_in_memory import get, head_and_body
+from tests.web.proxy_in_memory import get, head_and_body, post
 from tests.wire.certificates import Authority
 from tests.wire.far_end import FarEnd
 
@@ -107,6 +107,20 @@ class Replacing(SynchronousTestCase):
         self.assembly.close()
         self.reactor.advance(0)
         self.assertEqual([str(each.end_reason) for each in self.records], ["drain"])
+        self.assertEqual([each.open_connections for each in self.assembly.origins], [0, 0])
+
+    def test_not_yet_sent(self) -> None:
+        """A request that had sent nothing to its provider when that was removed goes there all the same, and its origin
+        is not forgotten."""
+        caller = FarEnd(self.reactor, self.assembly.site.buildProtocol(None)).connect()
+        caller.says(post("/one/v1/chat/completions", b'{"model": "m"}')[:-3])
+        self.assertEqual(self.dialled(), [])
+        self.assembly.replace(config(self.two))
+        caller.says(b'm"}')
+        self.assertEqual(self.dialled(), [1])
+        self.assertEqual(sorted(each.open_connections for each in self.assembly.origins), [0, 1])
+        self.assembly.close()
+        self.reactor.advance(0)
         self.assertEqual([each.open_connections for each in self.assembly.origins], [0, 0])
 
     def test_trust(self) -> None:

@@ -79,13 +79,15 @@ class _Process:
         self.signals: list[Callable[..., None]] = []
         self.refusals: list[str] = []
         self.ended = 0
+        self.status = 0
         self.flushed: list[int] = []
 
     def take_signals(self, end: Callable[[str], None], reload: Callable[[], None]) -> None:
         self.signals = [end, reload]
 
-    def end(self) -> None:
+    def end(self, status: int = 0) -> None:
         self.ended += 1
+        self.status = status
 
     def refuse(self, text: str) -> NoReturn:
         self.refusals.append(text)
@@ -183,9 +185,45 @@ class Starting(_Case):
         self.assertRaises(_Refused, self.make(lambda: self.assembly).startService)
         self.assertEqual(self.process.refusals, ["cannot listen: no certificate"])
 
+    def test_endpoint_that_fails_later(self) -> None:
+        """An endpoint that takes its time and then fails is told, and ends the process with status 1."""
+        later: Deferred[Any] = Deferred()
+        logged: list[Any] = []
+        globalLogPublisher.addObserver(logged.append)  # type: ignore[arg-type]
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)  # type: ignore[arg-type]
+        self.endpoint = _Endpoint(lambda: later)
+        self.make(lambda: self.assembly).startService()
+        self.assertEqual(self.process.ended, 0)
+        later.errback(CannotListenError("", 9002, OSError(errno.EADDRINUSE, "Address already in use")))
+        self.assertEqual((self.process.ended, self.process.status), (1, 1))
+        self.assertIn("cannot listen on port 9002: Address already in use", [event.get("why") for event in logged])
+
+    def test_endpoint_that_listens_too_late(self) -> None:
+        """A port that opens when the proxy is about to stop is closed, and nobody is told that it listens."""
+        later: Deferred[Any] = Deferred()
+        self.endpoint = _Endpoint(lambda: later)
+        service = self.make(lambda: self.assembly)
+        service.startService()
+        service.end("SIGTERM")
+        later.callback(self.port)
+        self.assertTrue(self.port.stopping)
+        self.assertNotIn("READY=1", self.notify.told)
+
 
 class Stopping(_Case):
     """The end."""
+
+    def test_port_that_does_not_close(self) -> None:
+        """A port whose closing fails keeps nothing from being closed and written."""
+        self.service.startService()
+        self.proxy.exchange(get("/openai/v1/models"), ok())
+        stopped = self.service.stopService()
+        self.port.stopped.errback(OSError(errno.EIO, "Input/output error"))
+        self.successResultOf(stopped)
+        self.proxy.clock.advance(0)
+        self.assertEqual(self.proxy.site.channels, set())
+        self.assertEqual(len(self.process.flushed), 1)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_idle(self) -> None:
         """Idle connections on both sides are closed, no timer is left, the log is flushed."""

@@ -2,6 +2,9 @@
 
 The rule: all of it or nothing. It is loaded and put together before anything is changed; what is wrong with it is said
 in the log, and the proxy goes on as it was. What can only be changed by a restart is named, and stays.
+
+A certificate is no configuration: whoever renews it does so by a clock, and must not be kept from it by a file that
+somebody is in the middle of editing. It is read again each time, and goes by itself.
 """
 
 from __future__ import annotations

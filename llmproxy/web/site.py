@@ -143,7 +143,7 @@ class ProxySite(Site):
         self.limits = context.config.server
         self._look_at_writes_at = 0.0  # by the new time
         for channel in self.channels:
-            channel.forget_repeated()  # its head was accepted under the old bounds
+            channel.limits_changed()
 
     def stop(self) -> None:
         """End every exchange and connection now."""

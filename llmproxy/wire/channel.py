@@ -266,9 +266,20 @@ class Channel(Protocol):
         request.process()
         return True
 
-    def forget_repeated(self) -> None:
-        """Parse and judge the next head, whatever it is."""
+    def limits_changed(self) -> None:
+        """Other limits hold from now on: no wait is longer, and what the old ones let in is judged again."""
         self._repeat = None
+        limits = self.site.limits
+        timeouts_s = {
+            HEAD: limits.header_timeout_s,
+            BODY: limits.body_idle_timeout_s,
+            NEXT: limits.keepalive_timeout_s,
+        }
+        timeout_s = timeouts_s.get(self._waits_for)
+        if timeout_s:
+            self.deadline = min(self.deadline, self.site.now() + timeout_s)
+        elif timeout_s is not None:
+            self.deadline = inf
 
     def _learn(self, data: bytes) -> None:
         """``data`` began a request: if it holds all of it, keep its head for the next one."""
@@ -429,7 +440,8 @@ class Channel(Protocol):
     def close_if_idle(self) -> None:
         """Close the connection unless it carries a request, or the beginning of one."""
         if self._current is None and not self._waiting and not self._head_begun and not self._closing:
-            self.loseConnection()
+            # What still comes of a body that has had its answer would turn a plain close into a reset.
+            self._close_soon(linger=self._arriving is not None)
 
     # -- parsing ---------------------------------------------------------------------------------------------
 

@@ -132,6 +132,8 @@ class DirectWriter(Writer):
         """Send ``data``, now or at the end of this turn of the reactor."""
         outbox = self._outbox
         if outbox is None or not outbox.gathering:
+            if self._waiting:  # as when the outbox is being sent at this moment
+                self.flush()
             self._send_now(data)
             return
         if not self._waiting:

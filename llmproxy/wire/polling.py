@@ -43,6 +43,12 @@ def read_directly(reactor: Any) -> bool:
         except InterruptedError:
             return
         outbox.gathering = len(events) > 1
+        try:
+            serve(events)
+        finally:  # whatever was raised, nobody's answer waits for a next turn
+            outbox.send()
+
+    def serve(events: list[tuple[int, int]]) -> None:
         for descriptor, event in events:
             selectable = selectables.get(descriptor)
             if selectable is None:  # closed by what was called before it
@@ -69,7 +75,6 @@ def read_directly(reactor: Any) -> bool:
                 reactor._disconnectSelectable(selectable, reason, True)
             else:
                 callWithLogger(selectable, do_read_or_write, selectable, descriptor, event)
-        outbox.send()
 
     loop: Any = reactor  # mypy takes a method for fixed; the main loop looks it up anew at every turn
     loop.doIteration = turn

@@ -543,6 +543,50 @@ class Ends(_Case):
         self.assertIsNone(channel._repeat)
 
 
+class Reloading(_Case):
+    """Other deadlines while somebody waits."""
+
+    def reload(self, proxy: ProxyInMemory, **server: Any) -> None:
+        """The same proxy with these keys under ``server``."""
+        other = self.proxy(**server)
+        proxy.site.replace(other.site.resource, other.context)
+
+    def test_switched_on(self) -> None:
+        """A deadline that is switched on holds for those who wait already: for a next request, a head and a body."""
+        proxy = self.proxy(keepalive_timeout_s=0, header_timeout_s=0, body_idle_timeout_s=0)
+        idle, in_head, in_body = proxy.caller(), proxy.caller(), proxy.caller()
+        idle.says(get("/health/live"))
+        in_head.says(b"GET / HT")
+        in_body.says(request("POST", _CHAT, b"Content-Length: 100") + b"{")
+        proxy.pass_time(1000)
+        self.reload(proxy, keepalive_timeout_s=5, header_timeout_s=5, body_idle_timeout_s=5)
+        proxy.pass_time(4)
+        self.assertEqual([each.closed for each in (idle, in_head, in_body)], [False] * 3)
+        proxy.pass_time(6)
+        self.assertEqual([each.closed for each in (idle, in_head, in_body)], [True] * 3)
+
+    def test_shorter(self) -> None:
+        """A shorter one holds from now on; a longer one does not make a wait longer that has begun."""
+        proxy = self.proxy(keepalive_timeout_s=400)
+        caller = proxy.caller()
+        caller.says(get("/health/live"))
+        self.reload(proxy, keepalive_timeout_s=5)
+        self.reload(proxy, keepalive_timeout_s=300)
+        proxy.pass_time(4)
+        self.assertFalse(caller.closed)
+        proxy.pass_time(4)
+        self.assertTrue(caller.closed)
+
+    def test_switched_off(self) -> None:
+        """One that is switched off ends nobody any more."""
+        proxy = self.proxy(keepalive_timeout_s=5)
+        caller = proxy.caller()
+        caller.says(get("/health/live"))
+        self.reload(proxy, keepalive_timeout_s=0)
+        proxy.pass_time(1000)
+        self.assertFalse(caller.closed)
+
+
 class Draining(_Case):
     """A proxy that is about to stop."""
 
@@ -572,6 +616,21 @@ class Draining(_Case):
         self.assertEqual(field(answer, b"Connection"), b"close")
         self.assertTrue(answer.endswith(b"last"))
         self.successResultOf(drained)
+
+    def test_rest_of_a_body(self) -> None:
+        """A connection that reads away the rest of a body after an early answer is closed without a reset, which could
+        take that answer out of the caller's hands."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.says(request("POST", "/nowhere", b"Content-Length: 100000") + b"x" * 1000)
+        self.assertTrue(caller.heard().startswith(b"HTTP/1.1 404 "))
+        proxy.site.close_idle()
+        caller.turn()
+        self.assertTrue(caller.closed)
+        caller.says(b"x" * 1000)
+        self.assertEqual((caller.transport.connected, caller.unread_bytes), (True, 0))
+        proxy.pass_time(3)
+        self.assertEqual((caller.transport.connected, caller.was_reset), (False, False))
 
     def test_cut(self) -> None:
         """What cannot be waited for is cut visibly, and the log says why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any
 
@@ -118,6 +119,10 @@ class Speaker(Protocol):
             self.transport.loseConnection()  # type: ignore[union-attr]
 
 
+def _raise(*_: object) -> None:
+    raise RuntimeError("told to")
+
+
 class Gathering(SynchronousTestCase):
     """Sends are made at the end of a turn that brings many events."""
 
@@ -175,6 +180,19 @@ class Gathering(SynchronousTestCase):
             caller.sendall(b"?")
         self.turn()
         self.assertEqual(self.speaker.sent, [GATHERED_BYTES + 1] * 2)
+
+    def test_a_fault_in_the_same_turn(self) -> None:
+        """What is raised at the end of one connection keeps no answer of another one back."""
+        callers = self.begin(2)
+        self.speaker.connectionLost = _raise
+        callers[0].sendall(b"?")
+        callers[1].shutdown(socket.SHUT_WR)
+        with contextlib.suppress(RuntimeError):
+            self.turn()
+        self.speaker.connectionLost = Protocol.connectionLost
+        callers[0].settimeout(0.5)
+        self.assertEqual(callers[0].recv(100), b"xxxxx!")
+        self.flushLoggedErrors(RuntimeError)
 
     def test_closed_in_the_same_turn(self) -> None:
         """What was written before a connection is closed is still sent."""
