@@ -19,7 +19,7 @@ PROVIDERS := openai anthropic gemini groq
 
 .DEFAULT_GOAL := help
 .PHONY: help install build run dev demo check fmt vet lint clean version env-check \
-	test test-unit test-trial test-live test-sdk test-simulated test-all test-health fuzz soak $(PROVIDERS:%=test-%)
+	test test-unit test-trial test-live test-plain test-sdk test-simulated test-all test-health fuzz soak $(PROVIDERS:%=test-%)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ clean: ## remove what builds, tests and tools left behind (.venv stays)
 	rm -rf build dist *.egg-info llmproxy/_build.py _trial_temp* tests.* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name dropin.cache \) -exec rm -rf {} +
 
-test: lint vet test-unit test-trial test-live test-simulated test-health test-sdk ## the whole suite
+test: lint vet test-unit test-trial test-live test-plain test-simulated test-health test-sdk ## the whole suite
 
 test-unit: $(STAMP)
 	$(BOUNDED) $(PYTEST) -p no:twisted
@@ -76,6 +76,12 @@ test-trial: $(STAMP)
 
 test-live: $(STAMP)
 	$(PYTEST) tests/live
+
+# What the proxy does to a request, once more with its short cuts off: tests/live/plain.py.
+PLAIN := bounds cancel_and_cut connections framing half_close hostile_upstream identity incremental no_connection pool_order \
+	slow_ends time tls_callers tls_upstream
+test-plain: $(STAMP)
+	LLMPROXY_TEST_PLAIN=1 $(PYTEST) $(PLAIN:%=tests/live/test_%.py)
 
 # The fuzz of test-unit for SECONDS: new seeds until one fails, which is kept in .hypothesis and tried first from then on.
 fuzz: SECONDS = 600

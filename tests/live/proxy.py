@@ -22,6 +22,10 @@ from tests.live.wire import LIMIT_S, Wire, wait_until
 ROOT: Final = Path(__file__).resolve().parents[2]
 ANY_PORT: Final = f"tcp:0:interface={HOST}:backlog=1024"
 
+PLAIN: Final = "LLMPROXY_TEST_PLAIN" in os.environ
+"""Whether the proxy is tested on its plain path: see tests/live/plain.py."""
+PROGRAM: Final = (sys.executable, "-m", *(("tests.live.plain",) if PLAIN else ("llmproxy",)), "run")
+
 _KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "CI")
 
 
@@ -67,6 +71,8 @@ class Proxy:
             return any("listening on" in str(each.get("message", "")) for each in self.events())
 
         wait_until(listens)
+        if PLAIN:
+            assert any("PollReactor" in str(each.get("message", "")) for each in self.events())
         self.banner = next(each["message"] for each in self.events() if "listening on" in str(each.get("message", "")))
         host, _, port = self.banner.partition("listening on ")[2].partition(";")[0].rpartition(":")
         if port.isdigit():
@@ -193,7 +199,7 @@ def running_proxy(
     port: str = ANY_PORT,
     tls: ssl.SSLContext | None = None,
     complains: bool = False,
-    command: Sequence[str] = (sys.executable, "-m", "llmproxy", "run"),
+    command: Sequence[str] = PROGRAM,
     **variables: str,
 ) -> Iterator[Proxy]:
     """A proxy with this configuration, for as long as the block runs.
