@@ -188,13 +188,17 @@ class Channel(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Parse what came; the callbacks below do the rest."""
         if self._body_left_bytes and not self._deaf:
-            data = self._count_body(data)
+            try:
+                data = self._count_body(data)
+            except Exception as error:  # noqa: BLE001 - as the parser has it: the request ends, and is told why
+                self._refusal = self._fault(error)
+                self._refuse()
         if self._deaf or not data:
             return
         fresh = False
         served = self._served
         if self._in_head:
-            fresh = self._current is None and not self._head_begun and not self._waiting
+            fresh = self._is_free() and not self._head_begun
             if fresh and self._repeat is not None and self._is_repeated(data):
                 return
             self._head_bytes += len(data)
@@ -238,7 +242,7 @@ class Channel(Protocol):
         behind = data[left:]
         request.body_arrived(data[:left] if behind else data)
         self.on_message_complete()
-        if behind and self._is_last():
+        if self._is_last():
             self._deaf = True
         return behind
 
@@ -559,7 +563,7 @@ class Channel(Protocol):
         request = site.requestFactory(self, method, self._target, version, self._fields, index, body)
         self._arriving = request
         self._upgrade = parser.should_upgrade()
-        if self._current is None and not self._waiting:
+        if self._is_free():
             self._begin(request)
         else:
             self._waiting.append(request)
@@ -592,6 +596,10 @@ class Channel(Protocol):
         if request.finished and self._current is None:
             self._next()
 
+    def _is_free(self) -> bool:
+        """Whether a request would be the next to be answered, by a caller that takes its answers."""
+        return self._current is None and not self._waiting and not self._throttled
+
     def _begin(self, request: Request) -> None:
         self._current = request
         if request.refusal is not None:
@@ -621,9 +629,13 @@ class Channel(Protocol):
         if isinstance(error, httptools.HttpParserInvalidMethodError):
             return FramingError(501, "this method is not known here")
         if isinstance(error, httptools.HttpParserCallbackError):
-            self._log.failure("a request failed while it was parsed")
-            return FramingError(500, "the proxy failed while reading the request")
+            return self._fault(error.__context__ or error)  # llhttp's own error says nothing of what was raised
         return FramingError(400, "the request is not well-formed HTTP/1.1")
+
+    def _fault(self, error: BaseException) -> FramingError:
+        """A fault of ours while a request is read."""
+        self._log.failure("a request failed while it was read", failure=Failure(error))
+        return FramingError(500, "the proxy failed while reading the request")
 
     def _refuse(self) -> None:
         """Nothing more on this connection is a request: end what is under way, then close."""
@@ -682,11 +694,15 @@ class Channel(Protocol):
             return  # a request was answered on the spot: the loop below goes on
         self._advancing = True
         try:
-            while self._waiting and self._current is None and not self._ending:
+            while self._waiting and self._current is None and not self._ending and not self._throttled:
                 self._begin(self._waiting.popleft())
         finally:
             self._advancing = False
-        if self._current is None and not self._ending and not self._head_begun:
+        if self._current is None and not self._ending and self._throttled:
+            # Answers that nobody takes would pile up, one for each request.
+            self.hold_reading()
+            return
+        if self._current is None and not self._ending and not self._head_begun and self._arriving is None:
             self._wait(NEXT, self.site.limits.keepalive_timeout_s)
         self.resume_reading()
 
@@ -790,6 +806,8 @@ class Channel(Protocol):
         self._throttled = False
         if self._producer is not None:
             self._producer.resumeProducing()
+        elif self._current is None and not self._closing:
+            self._next()
 
     def stopProducing(self) -> None:
         """The connection is lost; ``connectionLost`` follows and does the work."""

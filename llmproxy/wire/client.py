@@ -226,9 +226,7 @@ class ClientConnection:
                 # Out of its slot first, as elsewhere in what runs for each read: CPython looks for a method otherwise.
                 feed = self._feed
                 feed(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(InvalidAnswer("the upstream switched protocols without being asked"))
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._complete:
                 self._keep = False  # bytes after the end of the answer
             else:
@@ -576,7 +574,9 @@ class ClientConnection:
             self.transport.resumeProducing()
 
 
-def _invalid(error: httptools.HttpParserError) -> UpstreamError:
+def _invalid(error: Exception) -> UpstreamError:
+    if isinstance(error, httptools.HttpParserUpgrade):
+        return InvalidAnswer("the upstream switched protocols without being asked")
     if isinstance(error, httptools.HttpParserCallbackError):
         cause = error.__context__
         return InvalidAnswer(f"relaying the answer failed: {type(cause).__name__}")

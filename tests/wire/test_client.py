@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.protocol import Protocol
@@ -452,6 +452,7 @@ class Unusable(_Case):
         self.upstream.resets()
         self.assertTrue(self.failureResultOf(result, NeverAnswered).value.reused)
 
+    @example(b"\r\n\x00", b"HTTP/1.1 200 OK\r\n")
     @given(
         st.binary(max_size=150),
         st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", _STREAM]),
@@ -467,6 +468,7 @@ class Unusable(_Case):
         if isinstance(ends[0], Response):
             body = _Body()
             ends[0].deliverBody(body)
+            self.upstream.turn()  # a body that nobody had asked for was not read on
             self.assertIsNotNone(body.ended)
 
 

@@ -365,6 +365,7 @@ class Poison(_Case):
         b"4\r\nEVIL\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 4\r\n\r\nEVIL",
         b"HTTP/1.1 103 Evil\r\n\r\n",
+        b"HTTP/1.1 101 Evil\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
     )
 
     def test_surplus(self) -> None:
