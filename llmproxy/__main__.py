@@ -9,7 +9,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    from llmproxy.config.model import Config
 
 DEFAULT_SIMULATOR_PORT: Final = 9010
 
@@ -57,8 +60,21 @@ def check_config(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if given.files and given.environment:
         return _failed("llmproxy check-config: give files or --environment, not both")
     return report.check_config(
-        given.files, environ=environ, cwd=os.getcwd(), environment=given.environment, out=sys.stdout
+        given.files,
+        environ=environ,
+        cwd=os.getcwd(),
+        environment=given.environment,
+        try_out=_try_out,
+        out=sys.stdout,
     )
+
+
+def _try_out(config: "Config") -> None:
+    limits = (config.upstream, *config.upstreams.values())
+    if isinstance(config.server.port, str) or any(each.ca_file for each in limits):
+        from llmproxy import tap  # all of Twisted
+
+        tap.try_out(config)
 
 
 def show_config(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -92,7 +108,7 @@ def reload(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if not _is_ours(pid):
             return _failed(f"llmproxy reload: the process {pid} is no llmproxy; it was left alone")
         os.kill(pid, signal.SIGHUP)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         return _failed(f"llmproxy reload: {getattr(error, 'strerror', None) or error}: {_whom(given)}")
     sys.stdout.write(f"{said.getvalue()}The process {pid} was asked to reload; its log says what came of it.\n")
     return 0

@@ -152,6 +152,15 @@ class Assembly:
         return Origin(way.base_url.encode("ascii"), dialer, self._reactor, way.limits)
 
 
+def try_trust(config: Config) -> None:
+    """Read the CA files that a configuration names.
+
+    :raises StartError: when one of them cannot be used.
+    """
+    for ca_file in {limits.ca_file for limits in (config.upstream, *config.upstreams.values())} - {None}:
+        _context(ca_file)
+
+
 def _trust(ca_file: str | None) -> _Trust:
     if ca_file is None:
         return None, 0, 0, 0, 0

@@ -8,7 +8,7 @@ begins with a signal, and goes by the steps of lifecycle/drain.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -24,6 +24,9 @@ from llmproxy.lifecycle.drain import Drain
 from llmproxy.lifecycle.files import pause_when_full
 from llmproxy.lifecycle.notify import Notify
 from llmproxy.web.site import ProxySite
+
+LAST_WORDS_S: Final = 1.0
+"""How long the last answers of a stop may take to go out: an error for who still waits, the rest of what was said."""
 
 
 class Assembled(Protocol):
@@ -147,7 +150,7 @@ class ProxyService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop listening and close what is open; fires when the port is closed."""
         super().stopService()
-        return self._stop_listening().addCallback(self._close)
+        return self._stop_listening().addCallback(self._close).addCallback(self._closed)
 
     def _stop_listening(self) -> Deferred[None]:
         self._listens_no_more = True
@@ -160,10 +163,15 @@ class ProxyService(Service):
         # Whatever it is, what is open is closed all the same, and the port goes with the process.
         self._log.failure("the port could not be closed", failure=reason)
 
-    def _close(self, _: object) -> None:
+    def _close(self, _: object) -> Deferred[None]:
+        """End what is open. That takes the reactor a turn, or some where what was said last has to go through TLS."""
         assembly, self._assembly = self._assembly, None
-        if assembly is not None:
-            assembly.close()
+        if assembly is None:
+            return succeed(None)
+        assembly.close()
+        return assembly.site.when_drained().addTimeout(LAST_WORDS_S, self._process.clock, lambda *_: None)
+
+    def _closed(self, _: object) -> None:
         self._notify.close()
         self._process.flush_log()
 

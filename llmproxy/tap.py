@@ -23,7 +23,7 @@ from twisted.python.components import Componentized
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llmproxy.assembly import Assembly, StartError
+from llmproxy.assembly import Assembly, StartError, try_trust
 from llmproxy.config.complaint import ConfigError
 from llmproxy.config.loading import Loaded, load_in_use
 from llmproxy.config.model import DEFAULT_PORT, Config
@@ -192,6 +192,18 @@ class LoggedServices(MultiService):
         if self._observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
+
+
+def try_out(config: Config) -> None:
+    """Look at what a configuration names, and a start would use: the endpoint with its certificate, and the CA files.
+
+    :raises ValueError: with one line that says what cannot be used.
+    """
+    endpoint_for(_listen_at(None, config), reactor)
+    try:
+        try_trust(config)
+    except StartError as error:
+        raise ValueError(str(error)) from None
 
 
 def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[[AccessRecord], None]) -> Assembly:

@@ -111,8 +111,13 @@ class ReloadTests(CommandCase):
     def setUp(self) -> None:
         super().setUp()
         self.sent: list[tuple[int, int]] = []
-        self.patch(os, "kill", lambda *what: self.sent.append(what))
+        self.patch(os, "kill", self._kill)
         self.patch(command, "_is_ours", lambda pid: pid != 99)
+
+    def _kill(self, pid: int, number: int) -> None:
+        if pid >= 2**31:
+            raise OverflowError("signed integer is greater than maximum")  # as os.kill
+        self.sent.append((pid, number))
 
     def pid_file(self, content: str, name: str = "twistd.pid") -> str:
         path = self.cwd / name
@@ -137,7 +142,7 @@ class ReloadTests(CommandCase):
 
     def test_no_process(self) -> None:
         """A pid file that does not lead to a proxy is told, and nobody is sent anything."""
-        for content in ("", "x", "-1", "0", "1 2", "99"):
+        for content in ("", "x", "-1", "0", "1 2", "99", "9" * 30):
             code, out, err = self.command("reload", "--pidfile", self.pid_file(content))
             self.assertEqual((code, out, len(err.splitlines())), (1, "", 1))
         code, _, err = self.command("reload", "--pidfile", str(self.cwd / "nowhere"))
@@ -185,6 +190,22 @@ class ConfigTests(CommandCase):
         self.assertIn("bad.yml:1: foo: unknown key", out)
         code, out, _ = self.command("check-config", "--environment", "nope")
         self.assertEqual((code, out), (1, "--environment: there is no configs/nope.yml\n"))
+
+    def test_what_it_names(self) -> None:
+        """check-config also looks at what the configuration names, and a start would use."""
+        (self.cwd / "ca.pem").write_text("no certificate")
+        for text, words in (
+            ("server: {port: 'tpc:9002'}", "tpc:9002"),
+            ("server: {port: 'ssl:9002:privateKey=nosuch.pem'}", "nosuch.pem"),
+            (f"upstream: {{ca_file: {self.cwd}/nosuch.pem}}", "ca_file"),
+            (f"providers: {{openai: {{upstream: {{ca_file: {self.cwd}/ca.pem}}}}}}", "ca.pem"),
+        ):
+            (self.cwd / "bad.yml").write_text(text)
+            code, out, _ = self.command("check-config", "bad.yml")
+            self.assertEqual((code, len(out.splitlines())), (1, 1), out)
+            self.assertIn(words, out)
+        (self.cwd / "good.yml").write_text("server: {port: 'tcp:9002:interface=127.0.0.1'}")
+        self.assertEqual(self.command("check-config", "good.yml")[0], 0)
 
     def test_show_config(self) -> None:
         """show-config shows the file or the environment that was asked for."""

@@ -219,8 +219,8 @@ class Stopping(_Case):
         self.proxy.exchange(get("/openai/v1/models"), ok())
         stopped = self.service.stopService()
         self.port.stopped.errback(OSError(errno.EIO, "Input/output error"))
-        self.successResultOf(stopped)
         self.proxy.clock.advance(0)
+        self.successResultOf(stopped)
         self.assertEqual(self.proxy.site.channels, set())
         self.assertEqual(len(self.process.flushed), 1)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
@@ -233,8 +233,8 @@ class Stopping(_Case):
         self.assertTrue(self.port.stopping)
         self.assertNoResult(stopped)
         self.port.stopped.callback(None)
-        self.successResultOf(stopped)
         self.proxy.clock.advance(0)
+        self.successResultOf(stopped)
         self.assertEqual(self.proxy.site.channels, set())
         self.assertTrue(self.proxy.provider().closed)
         self.assertEqual(self.proxy.clock.getDelayedCalls(), [])
@@ -253,9 +253,10 @@ class Stopping(_Case):
         callers[3].says(get("/openai/v1/models"))
         stopped = self.service.stopService()
         self.port.stopped.callback(None)
+        self.assertNoResult(stopped)
+        self.proxy.clock.advance(0)
         self.successResultOf(stopped)
         self.assertEqual(self.process.flushed, [4])
-        self.proxy.clock.advance(0)
         self.assertEqual({each["end_reason"] for each in self.proxy.access}, {"drain"})
         self.assertEqual(len(self.proxy.access), 4)
         for caller in callers:
@@ -265,6 +266,26 @@ class Stopping(_Case):
         self.assertEqual(self.proxy.endpoints["openai"].waiting, [])
         self.assertEqual(self.proxy.clock.getDelayedCalls(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_last_words(self) -> None:
+        """An answer that is not out yet when the service stops has a moment to go; then the process ends anyway."""
+        for takes in (True, False):
+            self.setUp()
+            self.port.stopped.callback(None)
+            self.service.startService()
+            caller = self.proxy.caller()
+            caller.stops_reading()
+            caller.says(post("/openai/v1/chat/completions", b"{}"))
+            stopped = self.service.stopService()
+            self.proxy.clock.advance(0.5)
+            self.assertNoResult(stopped)
+            if takes:
+                caller.reads_on()
+                self.assertTrue(caller.heard().startswith(b"HTTP/1.1 503 "))
+            else:
+                self.proxy.clock.advance(0.5)
+            self.successResultOf(stopped)
+            self.assertEqual(self.process.flushed, [1])
 
     def test_never_started(self) -> None:
         """Stopping what never listened is no error."""

@@ -5,7 +5,7 @@ The rule: a secret is shown as ``***``, whatever it is asked for.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, TextIO
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from llmproxy.config.check import Checked, Group
 from llmproxy.config.complaint import ConfigError, Path, one_line, shown_path
 from llmproxy.config.loading import Loaded, load_files, load_in_use
-from llmproxy.config.model import DEFAULT_PORT
+from llmproxy.config.model import DEFAULT_PORT, Config
 from llmproxy.config.paths import state_dir
 from llmproxy.config.schema import SCHEMA, Kind, Named, Section
 from llmproxy.config.values import Value
@@ -31,19 +31,22 @@ def check_config(
     cwd: str,
     config_file: str | None = None,
     environment: str | None = None,
+    try_out: Callable[[Config], None] = lambda config: None,
     out: TextIO,
 ) -> int:
     """Say whether a configuration would start. Returns 0 if so, else 1.
 
     ``files`` are laid over the built-in defaults in the order given. Without any it is the configuration in
-    use. Writes one summary, or every complaint, each on its line.
+    use. ``try_out`` looks at what a configuration names, such as certificates, and raises ValueError. Writes one
+    summary, or every complaint, each on its line.
     """
     try:
         if files:
             loaded = load_files(files, environ=environ, cwd=cwd)
         else:
             loaded = load_in_use(environ=environ, cwd=cwd, config_file=config_file, environment=environment)
-    except ConfigError as error:
+        try_out(loaded.config)
+    except (ConfigError, ValueError) as error:
         out.write(f"{error}\n")
         return 1
     providers = loaded.config.providers

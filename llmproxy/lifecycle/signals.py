@@ -14,19 +14,28 @@ from types import FrameType
 from typing import Any
 
 
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal, wherever its output goes (tty(4): it is ``/dev/tty``)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def take_signals(reactor: Any, end: Callable[[str], None], reload: Callable[[], None]) -> None:
     """From now on call ``end`` with a signal's name, or ``reload``, in the reactor's own thread and turn.
 
     What was told to ignore SIGINT goes on to do so: a shell starts background jobs of a script that way. SIGHUP also
-    comes when a terminal is closed: whoever has lost the one that it wrote to has been left, and ends.
+    comes when a terminal is closed: whoever has lost the one that it was started in has been left, and ends.
 
     :param reactor: provides IReactorCore and IReactorFromThreads.
     """
     inherited = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
-    in_terminal = inherited[signal.SIGHUP] != signal.SIG_IGN and os.isatty(1)
+    in_terminal = inherited[signal.SIGHUP] != signal.SIG_IGN and has_terminal()
 
     def hangup() -> None:
-        if in_terminal and not os.isatty(1):
+        if in_terminal and not has_terminal():
             end("the end of the terminal")
         else:
             reload()

@@ -8,6 +8,7 @@ says how much.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -32,6 +33,9 @@ FORMATS: Final = ("json", "text")
 
 _RECORD_BYTES: Final = 1024
 """What an access record counts for among the pending bytes, before its line is made."""
+
+CLOSE_S: Final = 2.0
+CLOSE_STEP_S: Final = 0.01
 
 _Waiting = tuple[AccessRecord | Mapping[str, object], float]
 """An access record and its time, before it is a line."""
@@ -75,6 +79,7 @@ class LogObserver:
         self._pending_bytes = 0  # in `_pending` and `_rest`
         self._rest = b""  # what the writer did not take, in the middle of a line perhaps
         self._timer: IDelayedCall | None = None
+        self._closed = False
         self._thread = threading.get_ident()
         self._second = -1  # a second is formatted once, for all the records that end in it
         self._second_text = ""
@@ -143,10 +148,19 @@ class LogObserver:
             count, self.dropped = self.dropped, 0
             self._take(self._event_line, _dropped_event(count), True)
 
-    def close(self) -> None:
-        """Write all that waits, and from now on every line at once: the timer is about to be stopped for good."""
+    def close(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Write all that waits, and from now on every line at once: the timer is about to be stopped for good.
+
+        A reader that is behind gets CLOSE_S to catch up: nobody else is served any more who would wait with it.
+        """
         self._batch = 1
+        self._closed = True
         self.flush()
+        for _ in range(int(CLOSE_S / CLOSE_STEP_S)):
+            if not self._rest:
+                return
+            sleep(CLOSE_STEP_S)
+            self.flush()
 
     # -- making lines
 
@@ -208,7 +222,7 @@ class LogObserver:
             return
         self._pending.append(line)
         self._pending_bytes += size_bytes
-        if self._rest:
+        if self._rest and not self._closed:
             return  # the reader is slow: the timer that is running tries again
         if urgent or len(self._pending) >= self._batch:
             self.flush()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmproxy.lifecycle import signals
 from llmproxy.lifecycle.signals import take_signals
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -99,6 +99,6 @@ class Signals(SynchronousTestCase):
         ):
             signal.signal(signal.SIGHUP, inherited)
             answers = list(there)
-            self.patch(os, "isatty", lambda _, answers=answers: answers.pop(0) if len(answers) > 1 else answers[0])
+            self.patch(signals, "has_terminal", lambda a=answers: a.pop(0) if len(a) > 1 else a[0])
             self.take()
             self.assertEqual(self.raised(signal.SIGHUP), [expected])

@@ -276,25 +276,44 @@ def test_a_daemon(tmp_path: Path, of_twistd: tuple[str, ...]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_the_terminal_is_closed(tmp_path: Path) -> None:
-    """Closing the window in which the proxy runs ends it; it does not live on without one."""
+_IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("to_file", [False, True], ids=["it writes there", "it writes to a file"])
+def test_the_terminal_is_closed(tmp_path: Path, to_file: bool) -> None:
+    """Closing the window in which the proxy runs ends it; it does not live on without one, wherever its log goes. A
+    SIGHUP while the window is there reloads."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        (sys.executable, "-m", "llmproxy", "run", "--port", f"tcp:0:interface={HOST}"),
-        cwd=tmp_path,
-        env=variables(tmp_path, LOG_FORMAT="text"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            (sys.executable, "-c", _IN_TERMINAL, "-m", "llmproxy", "run", "--port", f"tcp:0:interface={HOST}"),
+            cwd=tmp_path,
+            env=variables(tmp_path, LOG_FORMAT="text"),
+            stdin=theirs,
+            stdout=file if to_file else theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
     os.close(theirs)
-    try:
-        said = b""
-        while b"listening on" not in said:
+    os.set_blocking(ours, False)
+    said = b""
+
+    def says(words: bytes) -> bool:
+        nonlocal said
+        with contextlib.suppress(BlockingIOError):
             said += os.read(ours, 4096)
-        os.close(ours)
-        process.send_signal(signal.SIGHUP)  # the kernel sends it where the terminal is the controlling one
+        return words in (log.read_bytes() if to_file else said)
+
+    try:
+        wait_until(lambda: says(b"listening on"))
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: says(b"the configuration is reloaded"))
+        os.close(ours)  # the kernel sends SIGHUP
         assert process.wait(3.0) == 0
     finally:
         process.kill()

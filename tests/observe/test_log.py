@@ -358,6 +358,29 @@ class SlowReader(_Case):
         observer.flush()
         self.assertTrue(self.writer.text.startswith(':"2026') or self.writer.text.startswith('e":'))
 
+    def test_at_the_end(self) -> None:
+        """When the process ends, a reader that is behind is waited for, and gets every line; so do lines that come
+        still later. One that never comes costs two seconds."""
+        observer = self._made()
+        self.writer.takes_bytes = 50
+        for number in range(5):
+            observer.access({"path": str(number)})
+        waited: list[float] = []
+        observer.close(waited.append)
+        self.assertEqual([each["path"] for each in self.writer.records], ["0", "1", "2", "3", "4"])
+        self.assertLess(sum(waited), 1)
+        self.writer.takes_bytes = 100_000
+        observer.access({"path": "5"})
+        self.assertEqual(self.writer.records[-1]["path"], "5")
+        self.writer.error = BlockingIOError()
+        observer.access({"path": "6"})
+        waited.clear()
+        observer.close(waited.append)
+        self.assertAlmostEqual(sum(waited), 2)
+        self.writer.error = None
+        observer.access({"path": "7"})
+        self.assertEqual([each["path"] for each in self.writer.records[-2:]], ["6", "7"])
+
     def test_bound(self) -> None:
         """A reader that stays away costs a bounded amount of memory; what is dropped is counted and told."""
         observer = self._made(pending_bytes_max=2000)
