@@ -34,7 +34,7 @@ from llmproxy.core.fields import Fields
 from llmproxy.core.target import is_origin_form
 from llmproxy.wire.client import ClientConnection, OutgoingRequest
 from llmproxy.wire.dial import CONNECT, Dialer, DialError
-from llmproxy.wire.upstream_error import NeverAnswered, UpstreamBusy
+from llmproxy.wire.upstream_error import InvalidAnswer, NeverAnswered, UpstreamBusy
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 SWEEP_S: Final = 1.0
@@ -264,6 +264,11 @@ class Origin:
         sending.dialling = None
         self._open.add(connection)
         self._start_sweep()
+        if connection.spoke_first():
+            # What an upstream says before it is asked would be taken for the answer, and the answer for the next one.
+            connection.abort()
+            sending.failed(InvalidAnswer("the upstream spoke before it was asked"))
+            return
         self._begin(connection, sending)
 
     def _not_connected(self, reason: Failure, sending: _Sending) -> None:
@@ -329,7 +334,13 @@ class Origin:
     def _swept(self) -> None:
         """Once a second: end the waits that have become too long, and the connections that idled too long."""
         self._sweep = None
-        now = self._now()
+        try:
+            self._look_at_times(self._now())
+        finally:  # whatever one connection raises, the others' time goes on
+            if self._open or self._line:
+                self._start_sweep()
+
+    def _look_at_times(self, now: float) -> None:
         for connection in [c for c in self._open if c.sending or (c.deadline is not None and c.deadline <= now)]:
             connection.look(now)
         oldest = now - self._limits.pool_idle_s
@@ -339,8 +350,6 @@ class Origin:
         for sending in [s for s in self._line if longest and now - s.asked_at >= longest]:
             self._line.remove(sending)
             sending.failed(UpstreamBusy("no connection became free in time"))
-        if self._open or self._line:
-            self._start_sweep()
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

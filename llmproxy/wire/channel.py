@@ -339,7 +339,10 @@ class Channel(Protocol):
         if self._closing or self._ending:
             self.loseConnection()
         elif self._arriving is not None and not self._arriving.body_done:
-            self.abortConnection()
+            if self._arriving.finished:
+                self.loseConnection()  # of an early answer something may still be on its way
+            else:
+                self.abortConnection()
         elif self._head_begun and not self._deaf:
             self._refusal = FramingError(400, "the connection ended before the request's head did")
             self._refuse()

@@ -27,7 +27,7 @@ from llmproxy.core import fields as f
 from llmproxy.core import framing
 from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import FramingError
-from llmproxy.wire.direct import Writer, quiet_check, writer_for
+from llmproxy.wire.direct import Writer, has_unread, quiet_check, writer_for
 from llmproxy.wire.response import ENDED, ENDED_WITH_CONNECTION, Response
 from llmproxy.wire.upstream_error import (
     AnswerCut,
@@ -237,9 +237,7 @@ class ClientConnection:
             # The head came with this read. It is told now, when all of the read is known: a small answer is whole.
             result, outgoing.result = outgoing.result, None
         if self._complete and self._failure is None:
-            self._finish(outgoing)
-            if result is not None:
-                result.callback(response)
+            self._finish(outgoing, result)
             return
         if result is not None and response is not None and not self._head_told(result, response):
             return
@@ -333,6 +331,10 @@ class ClientConnection:
             self.transport.registerProducer(body, True)
             body.startProducing(self).addCallbacks(self._upload_done, self._upload_failed)
         return result
+
+    def spoke_first(self) -> bool:
+        """Whether a new connection has brought bytes before it was asked anything."""
+        return self.closed or has_unread(self.transport)
 
     def write(self, data: bytes) -> None:
         """A piece of the body, from its producer."""
@@ -487,12 +489,24 @@ class ClientConnection:
 
     # -- ends ------------------------------------------------------------------------------------------------
 
-    def _finish(self, outgoing: OutgoingRequest) -> None:
-        """The answer is complete: give the connection back, or close it, and tell the reader."""
+    def _finish(self, outgoing: OutgoingRequest, result: Deferred[Any] | None) -> None:
+        """The answer is complete: give the connection back, or close it, and tell the reader.
+
+        :param result: waits for the head, if that came with this same read.
+        """
         response, self._response = self._response, None
         self._outgoing = None
         self.deadline = self.deliver = self.read_done = None
         self._complete = False
+        try:
+            self._give_back(outgoing)
+        finally:  # whatever went wrong: nothing else would ever end this request
+            if response is not None:
+                response.end(ENDED)
+                if result is not None:
+                    result.callback(response)
+
+    def _give_back(self, outgoing: OutgoingRequest) -> None:
         abandoned = self._uploading or self._writer.pending
         if abandoned:
             # An early final answer. The rest of the upload is pointless, and the connection is in mid-request. It is
@@ -507,8 +521,6 @@ class ClientConnection:
             self._on_idle(self)
         elif not abandoned:
             self.close()
-        if response is not None:
-            response.end(ENDED)
 
     def _fail(self, error: UpstreamError) -> None:
         if self._failure is None:

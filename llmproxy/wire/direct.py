@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import select
+import socket
 import termios
 from array import array
 from collections.abc import Callable
@@ -209,6 +210,16 @@ def quiet_check(transport: Any) -> Callable[[], bool]:
         )
 
     return is_quiet
+
+
+def has_unread(transport: Any) -> bool:
+    """Whether bytes have come that nobody has read; of TLS nothing can be said, as its own messages are among them."""
+    if not isinstance(transport, Connection) or not transport.connected:
+        return False
+    try:
+        return bool(transport.getHandle().recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 def peer_state(transport: Any) -> str:

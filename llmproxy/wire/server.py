@@ -178,7 +178,13 @@ class Site(Factory):
 
     def _sweep(self) -> None:
         self._sweeping = None
-        now = self.now()
+        try:
+            self._look_at_times(self.now())
+        finally:  # whatever one connection raises, the others' time goes on
+            if self.channels:
+                self._sweep_soon()
+
+    def _look_at_times(self, now: float) -> None:
         for channel in [channel for channel in self.channels if channel.deadline <= now]:
             channel.too_late()
         write_idle_s = self.limits.write_idle_timeout_s
@@ -191,8 +197,6 @@ class Site(Factory):
             if due <= now:
                 self.half_closed[channel] = (now + wait_s, wait_s * 2)
                 channel.probe()
-        if self.channels:
-            self._sweep_soon()
 
     def half_close(self, channel: Channel) -> None:
         """The caller of ``channel`` sends no more: see now, and again from time to time, whether it is there at all."""
@@ -213,10 +217,12 @@ class Site(Factory):
     def _watch(self) -> None:
         """Ask the kernel about those that the reactor says nothing of, as it does not read from them."""
         self._watching = None
-        for channel in self.held.union(self.half_closed):
-            self._look_at(channel)
-        if self.held or self.half_closed:
-            self._watch_soon()
+        try:
+            for channel in self.held.union(self.half_closed):
+                self._look_at(channel)
+        finally:
+            if self.held or self.half_closed:
+                self._watch_soon()
 
     def _look_at(self, channel: Channel) -> None:
         state = peer_state(channel.transport)

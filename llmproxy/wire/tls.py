@@ -72,11 +72,13 @@ class TlsClient(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Decrypt what came and give it to the inner protocol."""
         self._incoming.write(data)
-        if not self._open:
-            self._handshake()
-            if not self._open:
-                return
-        self._decrypt()
+        if self._open:
+            self._decrypt()
+            return
+        if self._handshake():
+            # What came behind the handshake came unasked. It is shown to the inner protocol before that asks anything.
+            self._decrypt()
+            self.ready.callback(self._inner)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """TCP has ended. Without TLS's own closing alert that is a cut, not an end (RFC 8446 section 6.1)."""
@@ -88,23 +90,24 @@ class TlsClient(Protocol):
             reason = Failure(ConnectionLost("the connection ended without a TLS closing alert"))
         self._inner.connectionLost(reason)
 
-    def _handshake(self) -> None:
+    def _handshake(self) -> bool:
+        """Go on with it. Whether it is done."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             self._flush()
-            return
+            return False
         except (ssl.SSLError, ssl.CertificateError) as error:
             self._flush_now()
             reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or "handshake failed"
             cast(Any, self.transport).abortConnection()
             if not self.ready.called:
                 self.ready.errback(Failure(TlsError(str(reason))))
-            return
+            return False
         self._open = True
         self._flush()
         self._inner.makeConnection(self)
-        self.ready.callback(self._inner)
+        return True
 
     def _decrypt(self) -> None:
         """Deliver all that one read holds in one piece, and only when it is known whether the upstream has closed.

@@ -24,7 +24,7 @@ from llmproxy.core.fields import Fields
 from llmproxy.upstream.client import ExactClient
 from llmproxy.upstream.origin import Origin, Progress, RawHeaders
 from llmproxy.wire.dial import Dialer, DialError
-from llmproxy.wire.upstream_error import FirstByteTimeout, NeverAnswered
+from llmproxy.wire.upstream_error import FirstByteTimeout, InvalidAnswer, NeverAnswered
 from tests.web.proxy_in_memory import MemoryEndpoint, fields_of, head_and_body, ok
 from tests.wire.far_end import FarEnd
 from tests.wire.kernel_pair import KernelPair
@@ -290,6 +290,33 @@ class SendingAgain(_Case):
                 self.failureResultOf(result, NeverAnswered)
 
 
+class SpeaksFirst(_Case):
+    """A server that speaks when a connection is opened."""
+
+    def test_it_is_not_asked(self) -> None:
+        """What it says is no answer to anybody, and nothing is sent to it: an answer would go to the next request."""
+        endpoint = _Sockets(self, ok(b"EVIL"))
+        self.clock = Clock()
+        self.origin = self.on(endpoint)
+        result = self.ask()
+        self.assertIn("before it was asked", str(self.failureResultOf(result, InvalidAnswer).value))
+        (pair,) = endpoint.pairs
+        pair.reactor.turn()
+        self.assertFalse(pair.transport.connected)
+        self.assertEqual(self.origin.open_connections, 0)
+
+    def test_it_closes(self) -> None:
+        """One that closes at once was asked, and did not answer."""
+        endpoint = _Sockets(self)
+        self.clock = Clock()
+        self.origin = self.on(endpoint)
+        result = self.ask()
+        (pair,) = endpoint.pairs
+        pair.far.close()
+        pair.reactor.turn()
+        self.failureResultOf(result, NeverAnswered)
+
+
 class EarlyAnswers(_Case):
     """Answers that come before the request is through."""
 
@@ -359,16 +386,19 @@ class _Unfinished(_Body):
 
 
 class _Sockets:
-    """Opens connections on pairs of sockets."""
+    """Opens connections on pairs of sockets; `greeting` is what the far end says at once."""
 
-    def __init__(self, case: SynchronousTestCase) -> None:
+    def __init__(self, case: SynchronousTestCase, greeting: bytes = b"") -> None:
         self.pairs: list[KernelPair] = []
         self._case = case
+        self._greeting = greeting
 
     def connect(self, factory: Any) -> Deferred[Any]:
         protocol = factory.buildProtocol(None)
         pair = KernelPair(protocol, tcp=True)
         self._case.addCleanup(pair.close)
+        if self._greeting:
+            pair.far.send(self._greeting)
         self.pairs.append(pair.connect())
         return succeed(protocol)
 

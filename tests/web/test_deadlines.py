@@ -7,11 +7,13 @@ where an answer can still be given, with one that says what happened.
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.config.model import Server
+from llmproxy.wire.channel import Channel
 from tests.web.proxy_in_memory import ProxyInMemory, chunked, field, get, head_and_body, ok, post, request
 from tests.wire.far_end import FarEnd
 
@@ -351,6 +353,17 @@ class HalfClosed(_Case):
         self.assertTrue(caller.closed)
         self.assertEnded(proxy, "ok", "ok", "ok")
 
+    def test_within_a_body_that_has_its_answer(self) -> None:
+        """A caller that stops in the middle of a body which was answered early still gets that answer."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.stops_reading()
+        caller.says(request("POST", "/nowhere", b"Content-Length: 5000") + b"x" * 100)
+        caller.half_closes()
+        caller.reads_on()
+        self.assertTrue(caller.heard().startswith(b"HTTP/1.1 404 "))
+        self.assertEqual((caller.closed, caller.was_reset), (True, False))
+
     def test_left_altogether(self) -> None:
         """A caller that has closed altogether is found out by the next thing that is sent to it, which is sent at once:
         before the answer, and within one that has stopped for a while."""
@@ -585,6 +598,25 @@ class Reloading(_Case):
         self.reload(proxy, keepalive_timeout_s=0)
         proxy.pass_time(1000)
         self.assertFalse(caller.closed)
+
+
+class Faults(_Case):
+    """A fault of ours at one connection."""
+
+    def test_the_others(self) -> None:
+        """It does not keep the time of the others from running."""
+        proxy = self.proxy(header_timeout_s=5)
+        callers = [proxy.caller() for _ in range(3)]
+        for caller in callers:
+            caller.says(b"GET / HT")
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        with mock.patch.object(Channel, "too_late", broken):
+            self.assertRaises(RuntimeError, proxy.pass_time, 7)
+        proxy.pass_time(3)
+        self.assertEqual([each.closed for each in callers], [True] * 3)
 
 
 class Draining(_Case):

@@ -573,6 +573,21 @@ class Faults(_Case):
         gc.collect()
         self.assertGreaterEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
+    def test_a_fault_behind_the_answer(self) -> None:
+        """If what is done with the provider's connection raises, the answer is still whole, and the exchange ends."""
+
+        def broken(_: object) -> None:
+            raise RuntimeError("a bug")
+
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        caller.says(get("/openai/v1/x"))
+        proxy.provider().protocol._on_idle = broken
+        self.assertRaises(RuntimeError, proxy.provider().says, ok())
+        self.assertTrue(caller.heard().endswith(b"hi"))
+        self.assertEqual([each["end_reason"] for each in proxy.access], ["ok"])
+        self.assertEqual(proxy.site.in_flight, 0)
+
     def test_a_fault_in_the_tree(self) -> None:
         """If routing raises, the same, and the connection goes on."""
         proxy = ProxyInMemory()

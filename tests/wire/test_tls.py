@@ -19,6 +19,7 @@ from llmproxy.upstream.origin import Origin, RawHeaders
 from llmproxy.wire.client import ClientConnection, OutgoingRequest
 from llmproxy.wire.dial import Dialer
 from llmproxy.wire.tls import TlsClient, TlsError, client_context
+from llmproxy.wire.upstream_error import InvalidAnswer
 from tests.web.proxy_in_memory import MemoryEndpoint, ok
 from tests.wire.certificates import HOST, Authority
 from tests.wire.far_end import FarEnd
@@ -58,23 +59,37 @@ class TlsServer:
     def move(self, one_byte_at_a_time: bool = False) -> None:
         """Let bytes flow until neither end has anything to say."""
         for _ in range(20):
-            heard = self.far.heard()
-            self._incoming.write(heard)
-            if not self.done:
-                try:
-                    self.tls.do_handshake()
-                    self.done = True
-                except ssl.SSLWantReadError:
-                    pass
-                except ssl.SSLError as error:
-                    self.error = error
-            out = self._outgoing.read()
-            if one_byte_at_a_time:
-                self.far.says(*(bytes((each,)) for each in out))
-            else:
-                self.far.says(out)
+            heard = self.hear()
+            self.shake()
+            out = self.say(one_byte_at_a_time)
             if not heard and not out:
                 return
+
+    def hear(self) -> bytes:
+        """Take what has come."""
+        heard = self.far.heard()
+        self._incoming.write(heard)
+        return heard
+
+    def shake(self) -> None:
+        """Go on with the handshake."""
+        if not self.done:
+            try:
+                self.tls.do_handshake()
+                self.done = True
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError as error:
+                self.error = error
+
+    def say(self, one_byte_at_a_time: bool = False) -> bytes:
+        """Send what is written."""
+        out = self._outgoing.read()
+        if one_byte_at_a_time:
+            self.far.says(*(bytes((each,)) for each in out))
+        else:
+            self.far.says(out)
+        return out
 
     def hears(self) -> bytes:
         """What has been said inside."""
@@ -392,6 +407,25 @@ class Answers(_Case):
             self.assertFalse(server.far.transport.connected)
             self.servers[1].says(ok(b"also good"))
             self.assertEqual(self.body_of(second), b"also good")
+
+    def test_an_answer_before_the_question(self) -> None:
+        """What an upstream says together with the end of its handshake, before it was asked anything, is no answer; nor
+        is a true answer to the first request ever given to the second."""
+        context = self.authority.server()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # its server has the last word in the handshake
+        result = self.origin.request(b"GET", f"https://{HOST}/x".encode(), RawHeaders([(b"Host", HOST.encode())]))
+        server = TlsServer(self.endpoint.connections[0], context)
+        for greeting in (b"", ok(b"EVIL")):  # two flights of the server's
+            server.hear()
+            server.shake()
+            self.assertIs(server.done, bool(greeting))
+            if greeting:
+                server.tls.write(greeting)
+            server.say()
+        self.assertIn("before it was asked", str(self.failureResultOf(result, InvalidAnswer).value))
+        self.assertTrue(server.far.was_reset)
+        self.ask()
+        self.assertEqual(len(self.endpoint.connections), 2)
 
     def test_asked_again_at_once(self) -> None:
         """The same, and the same for an end that comes with the answer, if the next request waits only for that."""
