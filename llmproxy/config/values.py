@@ -16,7 +16,8 @@ _INTEGER: Final = re.compile(r"[+-]?(?:0|[1-9](?:_?[0-9])*)")
 _NUMBER: Final = re.compile(r"[+-]?(?:0|[1-9](?:_?[0-9])*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BOOLEANS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
-_HOST: Final = re.compile(r"(?!-)[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}"  # RFC 1123, 2.1, and the underscore that some names have
+_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]")
 _AUTHORITY: Final = re.compile(rf"(?P<host>{_HOST.pattern})(?::(?P<port>[0-9]{{1,5}}))?")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _ENDPOINT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*:.+")

@@ -187,8 +187,8 @@ _ALL = (
         503,
         PROXY,
         EndReason.UPSTREAM_BUSY,
-        "The proxy has as many connections to {upstream} as it may have, and none became free in time. Nothing was "
-        "sent. Try again soon.",
+        "The proxy has as many connections to {upstream} as it may have, and none is free for this request. Nothing "
+        "was sent. Try again soon.",
     ),
     ErrorClass(
         "upstream_upload_timeout",
@@ -282,6 +282,7 @@ class ProxyError(Exception):
     ) -> None:
         sentence = error_class.message.replace("{upstream}", upstream) if message is None else message
         self.message = f"{sentence} {detail}" if detail else sentence
+        self.detail = detail
         self.error_class = error_class
         self.retry_after_s = retry_after_s
         super().__init__(self.message)

@@ -27,7 +27,10 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 BACKLOG: Final = 1024
-"""Connections that the kernel keeps for us while we are busy; Twisted's default is 50."""
+"""Connections that the kernel keeps for us while we are busy, unless the string says otherwise; Twisted's own is 50."""
+
+_WITH_BACKLOG: Final = ("tcp:", "tcp6:", "unix:", "ssl:")
+"""Endpoint strings that take the length of the kernel's queue as an argument."""
 
 _HOST_AND_PORT = re.compile(r"(?:\d{1,3}(?:\.\d{1,3}){3}|localhost|[\w-]+(?:\.[\w-]+)+):\d+\Z")
 
@@ -42,6 +45,8 @@ def endpoint_for(listen: int | str, reactor: Any) -> IStreamServerEndpoint:
     if _HOST_AND_PORT.match(listen):
         host, _, port = listen.rpartition(":")
         raise ValueError(f"the port {listen!r} is a host and a port: write tcp:{port}:interface={host}")
+    if listen.startswith(_WITH_BACKLOG) and "backlog=" not in listen and not listen.endswith("\\"):
+        listen += f":backlog={BACKLOG}"
     try:
         if listen.startswith(("ssl:", "tls:")):
             return TlsEndpoint(listen, reactor)

@@ -64,6 +64,8 @@ class AccessRecord(msgspec.Struct, gc=False):
     """How often the proxy sent the request again on a fresh connection."""
     error_class: str | None
     """The class of our own error, if the answer was one."""
+    error_detail: str | None
+    """What was wrong in particular, where more is known than the class and the end reason say."""
     client: str
     """The caller's address, without a port."""
 

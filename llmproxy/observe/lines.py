@@ -44,7 +44,8 @@ def access_json(record: Mapping[str, object]) -> bytes:
     """An access record as a line of JSON. Only the fields that callers and providers fill can hold a key."""
     # What the caller or the provider fills with anything; path and sdk were masked when they were made.
     get = record.get
-    free = f"{get('user')} {get('model')} {get('upstream_request_id')} {get('path')} {get('method')} {get('sdk')}"
+    names = ("user", "model", "upstream_request_id", "path", "method", "sdk", "error_detail")
+    free = " ".join(str(get(name)) for name in names)
     line = _json(record)
     return (without_keys(line) if may_hold_key(free) else line) + b"\n"
 
@@ -64,6 +65,8 @@ def access_record_json(record: AccessRecord, seen: set[object]) -> bytes:
         clean = True
     if clean and upstream_id is not None:
         clean = not may_hold_key(upstream_id)
+    if clean and record.error_detail is not None:
+        clean = not may_hold_key(record.error_detail)
     try:
         line = _encode(record)
         if not line.isascii():
@@ -133,6 +136,8 @@ def access_text(record: Mapping[str, Any], seconds: float) -> bytes:
     for name in ("error_class", "retries", "user", "sdk"):
         if value := record.get(name):
             words.append(f"{name}={value}")
+    if detail := record.get("error_detail"):
+        words.append(f'error_detail="{detail}"')
     words.append(_word(record.get("path")))
     if request_id := record.get("request_id"):
         words.append(f"id={request_id}")

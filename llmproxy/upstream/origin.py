@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
@@ -40,6 +40,10 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"
 SWEEP_S: Final = 1.0
 
 
+class NotWellFormed(ValueError):
+    """A request that cannot be sent as it is; the text says what of it."""
+
+
 @dataclass(slots=True)
 class Progress:
     """What the origin tells of a request while it is under way.
@@ -47,12 +51,14 @@ class Progress:
     :ivar connect_s: seconds until there was a connection, in line and opening it; None when a kept one served at once.
     :ivar retries: how often the request was sent again.
     :ivar sent_at: when the request was first written, on the origin's clock.
+    :ivar held_s: how much of the time before that it waited for its connection.
     :ivar on_interim: called for interim answers other than 100.
     """
 
     connect_s: float | None = None
     retries: int = 0
     sent_at: float | None = None
+    held_s: float = 0.0
     on_interim: Callable[[int, bytes, Fields], None] | None = None
 
 
@@ -163,14 +169,14 @@ class Origin:
         """Send a request; see ``IAgent.request``.
 
         :param uri: must begin with the origin's own scheme and authority.
-        :raises ValueError: (in the Deferred's stead, at once) when it does not, or when the head is not well-formed.
+        :raises NotWellFormed: (in the Deferred's stead, at once) when it does not, or when the head is not well-formed.
 
         The Deferred fails with a :class:`~llmproxy.wire.dial.DialError` or an
         :class:`~llmproxy.wire.upstream_error.UpstreamError`. Cancelling it leaves the line, or drops the connection.
         """
         target = uri[len(self._root) :]
         if not uri.startswith(self._root) or target[:1] != b"/":
-            raise ValueError("the target does not lie within this origin")
+            raise NotWellFormed("the target does not lie within this origin")
         sending = self._sending(method, target, headers, bodyProducer)
         result: Deferred[IResponse] = sending.result
         connection = self._take()
@@ -198,12 +204,12 @@ class Origin:
             if body is not None and not chunked and b"content-length" not in names:
                 fields.append((b"Content-Length", b"%d" % body.length))
             if not f.is_token(method) or not is_origin_form(target):
-                raise ValueError("the method or the target is not well-formed")
+                raise NotWellFormed("the method or the target is not well-formed")
         if chunked:
             fields = [*fields, (b"Transfer-Encoding", b"chunked")]
         head = f.serialize(b"%b %b HTTP/1.1" % (method, target), fields)
         if not f.is_one_head(head, len(fields)):
-            raise ValueError("a header field is not well-formed")
+            raise NotWellFormed("a header field is not well-formed")
         if isinstance(headers, RawHeaders):
             headers.head = head
         return _Sending(self, method, head, body, chunked, progress or Progress())
@@ -252,7 +258,7 @@ class Origin:
 
     def _dial(self, sending: _Sending) -> None:
         self._dialling.add(sending)
-        dialling = sending.dialling = self._dialer.dial(self._make)
+        dialling = sending.dialling = maybeDeferred(self._dialer.dial, self._make)
         dialling.addCallbacks(self._connected, self._not_connected, callbackArgs=(sending,), errbackArgs=(sending,))
 
     def _make(self) -> ClientConnection:
@@ -280,8 +286,11 @@ class Origin:
     def _begin(self, connection: ClientConnection, sending: _Sending) -> None:
         """Send what had to wait for its connection."""
         progress = sending.progress
-        now = progress.sent_at = self._now()
+        now = self._now()
         progress.connect_s = now - sending.asked_at
+        if progress.sent_at is None:
+            progress.sent_at = now
+            progress.held_s = progress.connect_s
         try:
             connection.request(sending)
         except Exception:  # noqa: BLE001 - a fault of ours ends this request, and not whatever made the room for it
@@ -310,9 +319,9 @@ class Origin:
     # -- what connections tell -----------------------------------------------------------------------------------
 
     def _became_idle(self, connection: ClientConnection) -> None:
-        if self._line and connection.is_quiet():
+        if self._line and self._pool_size and connection.is_quiet():
             self._begin(connection, self._line.popleft())
-        elif self._line:
+        elif self._line and self._pool_size:
             connection.abort()  # those in line are served when it is gone
         elif len(self._idle) < self._pool_size:
             self._idle.append(connection)

@@ -32,7 +32,7 @@ from llmproxy.core.peek import BodyPeek
 from llmproxy.core.target import split_query, without_query_item
 from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import dialect_of, model_in_path
-from llmproxy.upstream.origin import Progress, RawHeaders
+from llmproxy.upstream.origin import NotWellFormed, Progress, RawHeaders
 from llmproxy.upstream.relay import Relay
 from llmproxy.upstream.upload import Upload, WholeBody
 from llmproxy.web import failures, uploads
@@ -51,6 +51,7 @@ DONE = "done"
 
 _STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 _MAX_ID_CHARACTERS = 256
+_MAX_DETAIL_CHARACTERS = 300
 RETRY_AFTER_S = 1
 """When to try again where there is no room at the moment: soon."""
 
@@ -76,6 +77,7 @@ class Exchange:
     stream_requested: bool | None = None
     streamed = False
     error_class = ""
+    error_detail = ""
     upstream_request_id = ""
     _in_flight = False
     _settled = False
@@ -198,7 +200,7 @@ class Exchange:
             headers = RawHeaders(self._request_fields(route), self._progress)
         try:
             pending = self._pending = route.client.request(request.method, url, headers=headers, data=self._upload)
-        except ValueError as error:
+        except NotWellFormed as error:
             self.fail(failures.refused(FramingError(400, str(error))))
             return
         if plan is None and request.repeat is not None and headers.head is not None:
@@ -298,6 +300,7 @@ class Exchange:
             self.settle(EndReason.OK)
         else:
             self.request.abort()
+            self.error_detail = failures.detail(reason)
             self.settle(failures.within_the_body(reason))
 
     def _not_answered(self, reason: Failure) -> None:
@@ -309,6 +312,7 @@ class Exchange:
             self._broke(reason)
             return
         title = self.route.provider.title if self.route is not None else "The provider"
+        self.error_detail = failures.detail(reason)
         retry_after_s = RETRY_AFTER_S if error_class is errors.UPSTREAM_BUSY else None
         self.fail(ProxyError(error_class, upstream=title, retry_after_s=retry_after_s))
 
@@ -325,6 +329,7 @@ class Exchange:
         if self._settled:
             return
         self.error_class = error.error_class.name
+        self.error_detail = self.error_detail or error.detail[:_MAX_DETAIL_CHARACTERS]
         self._end_reason = error.error_class.end_reason
         if self.request.head_written:
             self.request.abort()
@@ -446,7 +451,7 @@ class Exchange:
         credential_id, user, path, sdk, client, method = self._said_by_head()
         own = 0.0
         if progress.sent_at is not None:
-            own = progress.sent_at - self._ready_at - (progress.connect_s or 0.0)
+            own = progress.sent_at - self._ready_at - progress.held_s
             if self._head_at:
                 own += self._head_at - self._answer_at
         upload = self._upload
@@ -477,5 +482,6 @@ class Exchange:
             sdk,
             progress.retries,
             self.error_class or None,
+            self.error_detail or None,
             client,
         )

@@ -19,6 +19,7 @@ from llmproxy.wire.upstream_error import (
     NeverAnswered,
     UploadTimeout,
     UpstreamBusy,
+    UpstreamError,
 )
 
 _DIAL_STEPS = {
@@ -70,6 +71,14 @@ def within_the_body(reason: Failure) -> EndReason:
         if each.check(UploadTimeout) is not None:
             return EndReason.UPLOAD_TIMEOUT
     return EndReason.UPSTREAM_TRUNCATED
+
+
+def detail(reason: Failure) -> str:
+    """What the error itself says, for the log. Our own errors say nothing of addresses or of what was sent."""
+    error = reason.value
+    if isinstance(error, ResponseFailed) and error.reasons:
+        error = error.reasons[0].value
+    return str(error) if isinstance(error, DialError | UpstreamError) else type(error).__name__
 
 
 def refused(error: FramingError) -> ProxyError:

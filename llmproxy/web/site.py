@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from llmproxy.core import errors
+from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ProxyError
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
@@ -116,9 +117,13 @@ class ProxyRequest(Request):
         """The caller has left; the exchange is told. A pipelined request that was never begun gets its event too."""
         if self.finished:
             return  # it has had its end
-        exchange = getattr(self, "exchange", None) or self._admit()
+        begun = hasattr(self, "exchange")
+        exchange = self.exchange if begun else self._admit()
         super().connectionLost(reason)
-        exchange.client_gone()
+        if not begun and self.site.draining:
+            exchange.settle(EndReason.DRAIN)  # it was we who closed, behind the answer before it
+        else:
+            exchange.client_gone()
 
 
 class ProxySite(Site):

@@ -835,13 +835,14 @@ class Channel(Protocol):
 
 
 def _too_large(fields: Fields, target: bytes, most_bytes: int) -> FramingError:
+    allowed = f"a head may have {most_bytes} bytes (server.max_header_bytes)"
     if not fields or len(target) > most_bytes // 2:
-        return FramingError(414, f"the request target is too long: a head may have {most_bytes} bytes")
-    return FramingError(431, f"the head of a request may have {most_bytes} bytes")
+        return FramingError(414, f"the request target is too long: {allowed}")
+    return FramingError(431, allowed)
 
 
 def _too_many(most: int) -> FramingError:
-    return FramingError(431, f"a request may have {most} header fields")
+    return FramingError(431, f"a request may have {most} header fields (server.max_headers)")
 
 
 def _body_too_large(most_bytes: int) -> FramingError:

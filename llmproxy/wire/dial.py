@@ -7,6 +7,7 @@ tried (RFC 8305, by Twisted's HostnameEndpoint).
 from __future__ import annotations
 
 import base64
+import os
 import ssl
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as TcpTimeoutError
 from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -206,19 +207,20 @@ class _Attempt:
         d = self._d
         if d._timeout_s:
             self._timer = d._reactor.callLater(d._timeout_s, self._deadline)
-        tunnel = None
-        first: IProtocol
-        if d._proxy is not None:
-            first = tunnel = ConnectTunnel(d._host, d._port, d._proxy)
-        else:
-            first = self._last_stage()
-        step = self._step = d._endpoint.connect(_OneProtocol(first))
-        step.addCallback(self._connected, first)
-        if tunnel is not None:
-            step.addCallback(lambda _: tunnel.ready)
-            step.addCallback(self._through_tunnel)
+        step = self._step = maybeDeferred(self._open)
         step.addCallbacks(self._succeeded, self._failed)
         return self.result
+
+    def _open(self) -> Deferred[Any]:
+        d = self._d
+        if d._proxy is None:
+            return self._connect(self._last_stage())
+        tunnel = ConnectTunnel(d._host, d._port, d._proxy)
+        return self._connect(tunnel).addCallback(lambda _: tunnel.ready).addCallback(self._through_tunnel)
+
+    def _connect(self, first: IProtocol) -> Deferred[Any]:
+        connecting: Deferred[Any] = self._d._endpoint.connect(_OneProtocol(first))
+        return connecting.addCallback(self._connected, first)
 
     def _last_stage(self) -> IProtocol:
         d = self._d
@@ -260,14 +262,16 @@ class _Attempt:
     def _failed(self, reason: Failure) -> None:
         self._end_timer()
         if not self.result.called:
-            self.result.errback(Failure(self._error(reason)))
+            error = self._error(reason)
+            self.result.errback(reason if error is None else Failure(error))
 
-    def _error(self, reason: Failure) -> Exception:
+    def _error(self, reason: Failure) -> Exception | None:
+        """What to say of it; None for a fault of our own."""
         if self._timed_out or reason.check(TcpTimeoutError) is not None:
             return DialError(TIMEOUT, "no connection within the time allowed")
         if reason.check(DialError) is not None:
             return cast(Exception, reason.value)
-        if reason.check(DNSLookupError) is not None:
+        if reason.check(DNSLookupError, ValueError) is not None:  # ValueError: it is no name
             return DialError(NAME, "the name could not be resolved")
         if reason.check(TlsError) is not None:
             return DialError(TLS, f"TLS: {reason.value}")
@@ -275,7 +279,11 @@ class _Attempt:
             return DialError(TLS, "TLS: the connection ended during the handshake")
         if reason.check(CancelledError) is not None:
             return DialError(CONNECT, "given up")
-        return DialError(CONNECT, "the connection was refused or could not be made")
+        if reason.check(ConnectError, ConnectingCancelledError, ConnectionClosed, OSError) is None:
+            return None
+        number = getattr(reason.value, "osError", None) or getattr(reason.value, "errno", None)
+        why = os.strerror(number) if isinstance(number, int) else type(reason.value).__name__
+        return DialError(CONNECT, f"the connection was refused or could not be made: {why}")
 
 
 def _talk_to(transport: Any, protocol: IProtocol) -> None:

@@ -4,7 +4,8 @@ Twisted's resolver asks the system for every new connection, on one of ten threa
 up every provider at once. Here a name is asked for once whoever wants it; the answer is kept for ``ttl_s``; and if
 the name server fails later, the old answer is used for up to ``stale_s``: a wrong address refuses the connection,
 which is no worse than no address. A failure is remembered too, for ``failed_s``: while a name server is down, every
-request would otherwise cost a look-up that takes seconds of a thread.
+request would otherwise cost a look-up that takes seconds of a thread. A look-up that does not end (its thread could
+not be started, say) is given up by the first who asks after ``patience_s``, and made again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IReactorTime, IResolutionReceiver
+from twisted.logger import Logger
 from zope.interface import implementer
+
+_log = Logger()
 
 
 @implementer(IHostResolution)
@@ -33,14 +37,16 @@ class _Entry:
     resolved_at: float = float("-inf")
     failed_at: float = float("-inf")
     waiting: list[tuple[Any, int]] = field(default_factory=list)
-    asking: bool = False
+    asked_at: float | None = None
+    """When the look-up began that is under way."""
 
 
 @implementer(IResolutionReceiver)
 class _Receiver:
-    def __init__(self, cache: CachingResolver, entry: _Entry) -> None:
+    def __init__(self, cache: CachingResolver, entry: _Entry, asked_at: float) -> None:
         self._cache = cache
         self._entry = entry
+        self._asked_at = asked_at
         self._found: list[IAddress] = []
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
@@ -52,7 +58,8 @@ class _Receiver:
 
     def resolutionComplete(self) -> None:
         """All addresses, or none if the look-up failed."""
-        self._cache.resolved(self._entry, self._found)
+        if self._entry.asked_at == self._asked_at:  # nobody has given it up
+            self._cache.resolved(self._entry, self._found)
 
 
 @implementer(IHostnameResolver)
@@ -69,6 +76,7 @@ class CachingResolver:
         ttl_s: float = 60.0,
         stale_s: float = 3600.0,
         failed_s: float = 1.0,
+        patience_s: float = 30.0,
         most: int = 256,
     ) -> None:
         self._resolver: Any = resolver
@@ -76,6 +84,7 @@ class CachingResolver:
         self._ttl_s = ttl_s
         self._stale_s = stale_s
         self._failed_s = failed_s
+        self._patience_s = patience_s
         self._most = most
         self._entries: dict[tuple[Any, ...], _Entry] = {}
 
@@ -101,22 +110,28 @@ class CachingResolver:
         if known or now - entry.failed_at < self._failed_s:
             _deliver(resolutionReceiver, entry.addresses, portNumber)
             return resolution
+        if entry.asked_at is not None and now - entry.asked_at >= self._patience_s:
+            self.resolved(entry, [])
         entry.waiting.append((resolutionReceiver, portNumber))
-        if not entry.asking:
-            entry.asking = True
-            self._resolver.resolveHostName(
-                _Receiver(self, entry),
-                hostName,
-                portNumber=0,
-                addressTypes=addressTypes,
-                transportSemantics=transportSemantics,
-            )
+        if entry.asked_at is None:
+            entry.asked_at = now
+            try:
+                self._resolver.resolveHostName(
+                    _Receiver(self, entry, now),
+                    hostName,
+                    portNumber=0,
+                    addressTypes=addressTypes,
+                    transportSemantics=transportSemantics,
+                )
+            except Exception:  # noqa: BLE001 - whatever it is, no answer will come of it
+                _log.failure("a name could not be looked up")
+                self.resolved(entry, [])
         return resolution
 
     def resolved(self, entry: _Entry, addresses: list[IAddress]) -> None:
         """The look-up for ``entry`` has ended: everyone who waits for it gets what there is."""
         now = self._clock.seconds()
-        entry.asking = False
+        entry.asked_at = None
         if addresses:
             entry.addresses = addresses
             entry.resolved_at = now

@@ -48,19 +48,21 @@ MAX_REFUSALS = 256
 """How many of those there may be; further ones are closed without a word."""
 
 _WARN_S = 10.0
-_WHY = b"The proxy has as many connections as it may have. Close idle ones, or try again soon.\n"
-_TOO_MANY = (
-    f.serialize(
-        b"HTTP/1.1 503 Service Unavailable",
-        [
-            (b"Content-Type", b"text/plain; charset=utf-8"),
-            (b"Content-Length", b"%d" % len(_WHY)),
-            (b"Retry-After", b"1"),
-            (b"Connection", b"close"),
-        ],
-    )
-    + _WHY
-)
+
+
+def _too_many(of_whom: bytes) -> bytes:
+    why = of_whom + b" as many connections as it may have. Close idle ones, or try again soon.\n"
+    fields = [
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"Content-Length", b"%d" % len(why)),
+        (b"Retry-After", b"1"),
+        (b"Connection", b"close"),
+    ]
+    return f.serialize(b"HTTP/1.1 503 Service Unavailable", fields) + why
+
+
+_TOO_MANY = _too_many(b"The proxy has")
+_TOO_MANY_OF_HOST = _too_many(b"Your address has")
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -111,9 +113,9 @@ class Site(Factory):
         host = getattr(addr, "host", None)
         of_host = limits.max_connections_per_ip
         if of_host and host is not None and self._per_host[host] >= of_host:
-            return self._refusal("max_connections_per_ip", of_host)
+            return self._refusal("max_connections_per_ip", of_host, _TOO_MANY_OF_HOST)
         if limits.max_connections and len(self.channels) >= limits.max_connections and not self._make_room():
-            return self._refusal("max_connections", limits.max_connections)
+            return self._refusal("max_connections", limits.max_connections, _TOO_MANY)
         channel = self.channelFactory(self)
         channel.factory = self
         channel.host = host
@@ -127,18 +129,18 @@ class Site(Factory):
         min(idle, key=lambda channel: channel.deadline).loseConnection()
         return True
 
-    def _refusal(self, key: str, limit: int) -> Protocol | None:
+    def _refusal(self, key: str, limit: int, answer: bytes) -> Protocol | None:
         self._refused += 1
         now = self.now()
         if now - self._warned_at >= _WARN_S:
             self._log.warn(
-                "server.{key}: {limit} is reached; {count} connections refused",
+                "server.{key}: {limit} is reached; connections refused: {count}",
                 key=key,
                 limit=limit,
                 count=self._refused,
             )
             self._warned_at, self._refused = now, 0
-        return _Refusal(self) if self.refusals < MAX_REFUSALS else None
+        return _Refusal(self, answer) if self.refusals < MAX_REFUSALS else None
 
     def opened(self, channel: Channel) -> None:
         """``channel`` is connected."""
@@ -277,14 +279,15 @@ class _Refusal(Protocol):
     is sending, and the answer lost with it (RFC 9112 section 9.6).
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, answer: bytes) -> None:
         self._site = site
+        self._answer = answer
         self._end: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Say why."""
         self._site.refusals += 1
-        cast(Any, self.transport).write(_TOO_MANY)
+        cast(Any, self.transport).write(self._answer)
         self._end = self._site.reactor.callLater(REFUSAL_S, self._over)
 
     def dataReceived(self, data: bytes) -> None:

@@ -93,6 +93,7 @@ class ValueTests(SynchronousTestCase):
             "http://[::1]:9010",
             "https://gateway.example/v1/account/openai",
             "http://my_service:80/a%20b/c:d",
+            "https://with.a.dot./x",
         )
         self.takes(URL, **{one: one for one in same})
         self.takes(
@@ -127,6 +128,10 @@ class ValueTests(SynchronousTestCase):
             ("https://a.example:x", "must name a host"),
             ("https://a.example:", "must name a host"),
             ("https://-a.example", "must name a host"),
+            ("https://a..b", "must name a host"),
+            ("https://.a", "must name a host"),
+            ("https://a.-b", "must name a host"),
+            ("https://" + "a" * 64 + ".b", "must name a host"),
             ("https://[::1", "is not a URL"),
             ("https://[1.2.3]", "not a"),
             ("https://a.example/../b", "no plain prefix"),

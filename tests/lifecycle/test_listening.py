@@ -57,6 +57,20 @@ class Strings(SynchronousTestCase):
         """Twisted writes server names as bytes into its log, of which `python -bb` makes errors."""
         self.flushWarnings()
 
+    def test_queue(self) -> None:
+        """A string that says nothing of the kernel's queue has a long one too; one that does is taken at its word."""
+        for text, backlog in (
+            ("tcp:9002:interface=127.0.0.1", BACKLOG),
+            ("tcp:9002", BACKLOG),
+            ("tcp:9002:backlog=7", 7),
+        ):
+            reactor = MemoryReactorClock()
+            self.successResultOf(endpoint_for(text, reactor).listen(Factory()))
+            self.assertEqual(reactor.tcpServers[0][2], backlog)
+        reactor = MemoryReactorClock()
+        self.successResultOf(endpoint_for("unix:/a\\:b", reactor).listen(Factory()))
+        self.assertEqual((reactor.unixServers[0][0], reactor.unixServers[0][2]), ("/a:b", BACKLOG))
+
     def test_mistakes(self) -> None:
         """A string that is none says why, in one line."""
         for text, words in (

@@ -17,7 +17,7 @@ class Fields(SynchronousTestCase):
         names = (
             "time event request_id upstream_request_id user credential_id provider route method path model "
             "stream_requested streamed status request_bytes response_bytes chunks ttfb_ms connect_ms "
-            "overhead_ms duration_ms end_reason phase sdk retries error_class client"
+            "overhead_ms duration_ms end_reason phase sdk retries error_class error_detail client"
         )
         self.assertEqual(ACCESS_FIELDS, tuple(names.split()))
 

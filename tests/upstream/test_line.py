@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -318,9 +319,49 @@ class Ends(_Case):
         first, second = self.ask("a"), self.ask("b")
         self.origin.retire()
         self.answer(0, first)
-        self.answer(0, second)
+        self.clock.advance(0)
+        self.answer(1, second)
         self.successResultOf(second)
         self.clock.advance(0)
+        self.assertEqual(self.origin.open_connections, 0)
+
+    def test_none_is_kept(self) -> None:
+        """Without a pool no connection serves two, not even for those in line; they get one of their own, in order."""
+        self.make(max_connections=1, pool_size=0)
+        results = [self.ask(name) for name in ("a", "b")]
+        for number, result in enumerate(results):
+            self.answer(number, result)
+            self.clock.advance(0)
+        self.assertEqual(self.origin.open_connections, 0)
+
+    def test_no_connection_can_be_tried(self) -> None:
+        """Where not even an attempt can be made, the request fails with what was wrong, and takes nobody's place."""
+        self.make(max_connections=1)
+
+        def broken(_: Any) -> Deferred[Any]:
+            raise RuntimeError("can't start new thread")
+
+        with mock.patch.object(self.endpoint, "connect", broken):
+            for _ in range(3):
+                self.failureResultOf(self.ask(), RuntimeError)
+        self.assertEqual(self.origin.open_connections, 0)
+        result = self.ask()
+        self.answer(0, result)
+        self.successResultOf(result)
+
+    def test_nor_for_those_in_line(self) -> None:
+        """The same for one in line; and who was on the connection before it has its end too."""
+        self.make(max_connections=1)
+        first, second = self.ask("a"), self.ask("b")
+
+        def broken(_: Any) -> Deferred[Any]:
+            raise RuntimeError("can't start new thread")
+
+        with mock.patch.object(self.endpoint, "connect", broken):
+            self.endpoint.connections[0].resets()
+            self.clock.advance(0)
+        self.failureResultOf(first, NeverAnswered)
+        self.failureResultOf(second, RuntimeError)
         self.assertEqual(self.origin.open_connections, 0)
 
     def test_retired_is_still_of_use(self) -> None:

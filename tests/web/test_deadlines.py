@@ -678,6 +678,18 @@ class Draining(_Case):
         self.assertTrue(proxy.provider().was_reset)
         self.assertEnded(proxy, "drain")
 
+    def test_behind_a_last_answer(self) -> None:
+        """A request in line behind the answer with which its connection ends was ended by the proxy, not the caller."""
+        proxy = self.proxy()
+        caller = proxy.caller()
+        caller.says(post(_CHAT, b"{}") + get("/openai/v1/models"))
+        proxy.site.begin_drain()
+        proxy.provider().says(ok(b"last"))
+        proxy.pass_time(0.25)
+        self.assertTrue(caller.heard().endswith(b"last"))
+        self.assertTrue(caller.closed)
+        self.assertEnded(proxy, "ok", "drain")
+
     def test_cut_with_others_in_line(self) -> None:
         """Requests that wait behind one that is cut have an end too, and the connection is forgotten."""
         proxy = self.proxy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 
@@ -81,6 +82,7 @@ class Whole(_Case):
                 "sdk": "openai-python/3.54.0",
                 "retries": 0,
                 "error_class": None,
+                "error_detail": None,
                 "client": "192.0.2.7",
             },
         )
@@ -262,9 +264,10 @@ class UpstreamFails(_Case):
     def test_no_connection(self) -> None:
         """Each way of not getting a connection has its own class and sentence, and says that nothing was sent."""
         for error, status, error_class in (
-            (Refused(), 502, "upstream_connect_failed"),
-            (OSError("unreachable"), 502, "upstream_connect_failed"),
+            (Refused(111), 502, "upstream_connect_failed"),
+            (OSError(errno.ENETUNREACH, "unreachable"), 502, "upstream_connect_failed"),
             (DNSLookupError(), 502, "upstream_name_failed"),
+            (UnicodeError("not a name"), 502, "upstream_name_failed"),
         ):
             proxy = ProxyInMemory()
             proxy.endpoints["openai"].error = error
@@ -272,6 +275,44 @@ class UpstreamFails(_Case):
             self.assertError(answer, status, error_class, "upstream")
             self.assertIn(b"nothing was sent", answer)
             self.assertTold(proxy, "connect_failed", "connecting", status)
+            detail = proxy.access[0]["error_detail"]
+            reasons = {111: "Connection refused", errno.ENETUNREACH: "Network is unreachable"}
+            number = getattr(error, "osError", None) or getattr(error, "errno", None)
+            self.assertTrue(detail.endswith(reasons.get(number or 0, "the name could not be resolved")), detail)
+
+    def test_a_fault_instead_of_a_connection(self) -> None:
+        """What has nothing to do with a network is a fault of ours, and is told as one."""
+        proxy = ProxyInMemory()
+        proxy.endpoints["openai"].error = RuntimeError("a bug")
+        self.assertError(proxy.ask(post(_CHAT, b"{}")), 500, "proxy_error", "proxy")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertTold(proxy, "proxy_error", "connecting", 500)
+
+    def test_what_was_wrong_in_particular(self) -> None:
+        """The event says it, before the head of an answer, within its body, and of a request that is refused."""
+        for answer, words in (
+            (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "the answer is not well-formed HTTP/1.1"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", "the answer is not well-formed HTTP/1.1"),
+        ):
+            proxy = ProxyInMemory()
+            proxy.exchange(get("/openai/v1/models"), answer)
+            proxy.pass_time(1)
+            self.assertEqual(proxy.access[0]["error_detail"], words)
+        proxy = ProxyInMemory()
+        proxy.ask(b"GET /openai/v1/models HTTP/1.1\r\n\r\n")
+        self.assertEqual(proxy.access[0]["error_detail"], "A request has exactly one Host field.")
+
+    def test_time_of_a_first_try(self) -> None:
+        """What a provider took before it closed a kept connection is its time, and not the proxy's own."""
+        proxy = ProxyInMemory()
+        proxy.exchange(get("/openai/v1/models"), ok())
+        caller = proxy.caller()
+        caller.says(get("/openai/v1/models"))
+        proxy.pass_time(5)
+        proxy.provider().resets()
+        proxy.pass_time(0)
+        proxy.provider().says(ok())
+        self.assertEqual((proxy.access[1]["retries"], proxy.access[1]["overhead_ms"]), (1, 0.0))
 
     def test_no_connection_while_uploading(self) -> None:
         """A caller in mid-upload gets the error, the rest of its upload is read and dropped, and the next request on

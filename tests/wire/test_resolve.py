@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress
@@ -73,6 +74,35 @@ class Caching(SynchronousTestCase):
         self.assertEqual(asker.began.name, name)
         asker.began.cancel()
         return asker
+
+    def test_one_that_does_not_end(self) -> None:
+        """A look-up that never ends is given up by who asks later, and made anew; what it says at last is nothing."""
+        first = self.ask()
+        self.clock.advance(29)
+        second = self.ask()
+        self.assertEqual((len(self.system.asked), first.complete), (1, 0))
+        self.clock.advance(1)
+        third = self.ask()
+        self.assertEqual((len(self.system.asked), first.complete, second.complete), (2, 1, 1))
+        self.assertEqual((first.hosts, third.complete), ([], 0))
+        self.system.answers("192.0.2.66")
+        self.assertEqual(third.complete, 0)
+        self.system.answers("192.0.2.1")
+        self.assertEqual(third.hosts, [("192.0.2.1", 443)])
+
+    def test_one_that_cannot_begin(self) -> None:
+        """A resolver that raises is a failed look-up, is told, and is asked again a moment later."""
+
+        def broken(*_: Any, **__: Any) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with mock.patch.object(self.system, "resolveHostName", broken):
+            asker = self.ask()
+        self.assertEqual((asker.hosts, asker.complete), ([], 1))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.clock.advance(1)
+        self.ask()
+        self.assertEqual(len(self.system.asked), 1)
 
     def test_once_for_all(self) -> None:
         """Many who ask at once cause one question, and each gets every address with its own port."""
