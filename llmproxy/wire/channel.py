@@ -229,7 +229,7 @@ class Channel(Protocol):
         """Take what ``data`` holds of a body of known length; returns what is behind it."""
         request = self._arriving
         left = self._body_left_bytes
-        if request is None:
+        if request is None:  # never: there is a rest of a body only while it arrives
             return b""
         if len(data) < left:
             self._body_left_bytes = left - len(data)
@@ -313,7 +313,7 @@ class Channel(Protocol):
             self._refusal = _too_large(self._fields, self._target, limits.max_header_bytes)
         elif self._refusal is None and len(self._fields) > limits.max_headers:
             self._refusal = _too_many(limits.max_headers)
-        if self._waits_for != HEAD:
+        if self._waits_for != HEAD and not self._reading_held:
             self._wait(HEAD, limits.header_timeout_s)
 
     def _check_body(self, arrived_bytes: int) -> None:
@@ -590,12 +590,12 @@ class Channel(Protocol):
         request = self._arriving
         if request is None or self._upgrade or self._deaf or self._refusal is not None:
             return
-        self._in_head = True
-        self._arriving = None
         if self._waits_for == BODY:
             self._wait_no_more()
         if not request.body_done:
-            request.body_ended(self._trailers)
+            request.body_ended(self._trailers)  # if that raises, it is this request that has failed
+        self._in_head = True
+        self._arriving = None
         if request.finished and self._current is None:
             self._next()
 
@@ -809,8 +809,8 @@ class Channel(Protocol):
         self._throttled = False
         if self._producer is not None:
             self._producer.resumeProducing()
-        elif self._current is None and not self._closing:
-            self._next()
+        elif self._current is None and self._linger is None and not self._ending:
+            self._next()  # which waited for this
 
     def stopProducing(self) -> None:
         """The connection is lost; ``connectionLost`` follows and does the work."""

@@ -544,6 +544,10 @@ class ClientConnection:
     def _is_moving(self, now: float) -> bool:
         """Whether the request makes way, or it is not the upstream that holds it up."""
         waiting = self._writer.buffered_bytes
+        if self._read_held:
+            # Some take a request only as fast as their answer is read, and it is not, because the caller is slow.
+            self._stalled_at = None
+            return True
         if not waiting:
             # All that there is has been taken: the caller is the slow one, or the request is out.
             self._stalled_at = None

@@ -2,8 +2,8 @@
 
 It differs from its parent in what a proxy needs:
 
-* It is rendered as soon as its **head** is in. The body arrives afterwards, through :meth:`Request.receive_body` or
-  :meth:`Request.collect_body`, at the pace of whoever takes it.
+* It is rendered as soon as its **head** is in. The body arrives afterwards, through :meth:`Request.receive_body`,
+  at the pace of whoever takes it.
 * The header fields are kept as they came, in :attr:`Request.fields`. ``requestHeaders`` is a view, made when used.
 * An answer can be begun with a raw head (:meth:`Request.write_head`); ``responseHeaders`` and ``setResponseCode``
   work as everywhere for resources that use them.
@@ -30,7 +30,7 @@ from llmproxy.core import fields as f
 from llmproxy.core import framing
 from llmproxy.core.fields import Fields, Index
 from llmproxy.core.framing import BodyFraming, FramingError
-from llmproxy.wire.body import BodyReceiver, Collector
+from llmproxy.wire.body import BodyReceiver
 
 if TYPE_CHECKING:
     from llmproxy.wire.channel import Channel
@@ -287,8 +287,6 @@ class Request(server.Request):
         """The connection ended before the answer did."""
         self._disconnected = True
         self.channel = None
-        if isinstance(self._receiver, Collector) and not self._receiver.result.called:
-            self._receiver.result.errback(reason)
         for waiting in self.__dict__.pop("notifications", ()):
             waiting.errback(reason)
 
@@ -337,15 +335,6 @@ class Request(server.Request):
             receiver.body_complete(self._early_trailers)
         elif self.channel is not None:
             self.channel.resume_reading()
-
-    def collect_body(self, limit_bytes: int) -> Deferred[bytes]:
-        """The whole body, once it is there.
-
-        The Deferred fails with :class:`BodyTooLarge`, or with the reason when the caller leaves first.
-        """
-        collector = Collector(limit_bytes)
-        self.receive_body(collector)
-        return collector.result
 
     def pause_body(self) -> None:
         """Stop reading the body: whoever takes it cannot take more now."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+from twisted.internet.interfaces import ISSLTransport
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import alsoProvides
 
 from llmproxy.config.model import Server
 from llmproxy.core.peek import BodyPeek
-from tests.web.proxy_in_memory import ProxyInMemory, answers, get, ok, post
+from llmproxy.web.exchange import Exchange
+from tests.web.proxy_in_memory import ProxyInMemory, answers, get, ok, post, request
 
 _CHAT = "/openai/v1/chat/completions"
 _LONG = b'{"model": "m", "x": "' + b"a" * 200 + b'"}'
+_CHUNK = b"9c40\r\n" + b"z" * 40_000 + b"\r\n"
 _HIGH_WATER_BYTES = 32 * 1024
 
 
@@ -66,6 +70,53 @@ class Taken(SynchronousTestCase):
         proxy.pass_time(30)
         self.assertTrue(caller.was_reset)
         self.assertEqual(proxy.site.channels, set())
+
+    def test_half_a_head(self) -> None:
+        """The time for a head does not run while it is the proxy that does not read: behind answers that are not taken,
+        and behind a slow one whose successor has sent its body."""
+        for slow in (False, True):
+            proxy = ProxyInMemory(server=Server(header_timeout_s=20, write_idle_timeout_s=0))
+            caller = proxy.caller()
+            if slow:
+                caller.says(get("/openai/v1/models") + post("/nowhere", b"hello") + b"GET /nowhere HTTP/1.1\r\nHo")
+            else:
+                caller.stops_reading()
+                caller.says(get("/nowhere") * 200 + b"GET /nowhere HTTP/1.1\r\nHo")
+            caller.says(b"st: a\r\n\r\n")
+            proxy.pass_time(60)
+            if slow:
+                proxy.provider().says(ok())
+            else:
+                caller.reads_on()
+            self.assertNotIn(b" 408 ", caller.heard())
+            self.assertEqual({each["status"] for each in proxy.access}, {200, 404} if slow else {404})
+
+    def test_a_close_that_lingers(self) -> None:
+        """A caller that takes its last answer late keeps the connection no longer than any other, over TLS too."""
+        for tls in (False, True):
+            proxy = ProxyInMemory()
+            caller = proxy.caller()
+            if tls:
+                alsoProvides(caller.transport, ISSLTransport)
+            caller.stops_reading()
+            caller.says(get("/nowhere") * 60 + b"GARBAGE\r\n\r\n")
+            caller.reads_on()
+            proxy.pass_time(3)
+            self.assertTrue(caller.closed)
+            self.assertEqual(proxy.site.channels, set())
+
+    def test_the_rest_of_a_body(self) -> None:
+        """Nor is the rest of a body behind an early answer read for longer because that was taken late."""
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        caller.stops_reading()
+        caller.says(request("POST", _CHAT, b"Transfer-Encoding: chunked", b"Content-Encoding: x") + _CHUNK)
+        proxy.provider().says(b"HTTP/1.1 413 Too large\r\nContent-Length: 40000\r\n\r\n" + b"e" * 40_000)
+        caller.reads_on()
+        for _ in range(5):
+            proxy.pass_time(1)
+            caller.says(_CHUNK)
+        self.assertTrue(caller.closed)
 
 
 class Last(SynchronousTestCase):
@@ -123,6 +174,29 @@ class Counted(SynchronousTestCase):
             self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
             proxy.pass_time(5)
             self.assertTrue(caller.closed)
+
+    def test_a_fault_at_its_end(self) -> None:
+        """The same where the fault is that of whoever was waiting for the end."""
+
+        def broken(self: Any) -> None:
+            raise RuntimeError("a bug")
+
+        raw = post(_CHAT, b'{"a": "' + _LONG)  # never complete, so it is looked at until its end
+        with mock.patch.object(Exchange, "_forward", broken):
+            for pieces in (
+                (raw,),
+                (raw[:-9], raw[-9:]),
+                (request("POST", _CHAT, b"Transfer-Encoding: chunked") + b"2\r\n{ \r\n", b"0\r\n\r\n"),
+            ):
+                proxy = ProxyInMemory()
+                caller = proxy.caller()
+                caller.says(*pieces)
+                proxy.pass_time(5)
+                self.assertTrue(caller.heard().startswith(b"HTTP/1.1 500 "))
+                self.assertTrue(caller.closed)
+                self.assertEqual([each["end_reason"] for each in proxy.access], ["proxy_error"])
+                self.assertEqual(proxy.site.in_flight, 0)
+                self.flushLoggedErrors(RuntimeError)
 
     def test_its_rest_is_no_idleness(self) -> None:
         """A connection whose caller still sends the body of a request that has its answer waits for no next request."""

@@ -757,6 +757,7 @@ class Deadlines(_Case):
             upload = _Upload()
             result = self.ask(_outgoing(b"POST", upload, True))
             self.upstream.says(said)
+            body = self.body_of(result) if said == _STREAM else None
             self.upstream.stops_reading()
             upload.consumer.write(b"x" * 1000)
             self.look_for(15)
@@ -765,12 +766,28 @@ class Deadlines(_Case):
             self.look_for(4)
             self.assertFalse(self.connection.closed)
             self.look_for(3)
-            if said == _STREAM:
-                self.assertIsInstance(self.failed(self.body_of(result)), UploadTimeout)
+            if body is not None:
+                self.assertIsInstance(self.failed(body), UploadTimeout)
             else:
                 self.failureResultOf(result, UploadTimeout)
             self.assertTrue(self.upstream.was_reset)
             self.assertIn("stop", upload.calls)
+
+    def test_upload_that_is_not_taken_because_we_do_not_read(self) -> None:
+        """Some take a body only as fast as their answer is read. While nobody reads that, no time runs; then it may."""
+        upload = _Upload()
+        result = self.ask(_outgoing(b"POST", upload, True))
+        self.upstream.says(_STREAM, b"1\r\nx\r\n")
+        self.upstream.stops_reading()
+        upload.consumer.write(b"x" * 1000)
+        self.look_for(1000)
+        self.assertFalse(self.connection.closed)
+        body = self.body_of(result)
+        self.look_for(15)
+        self.assertFalse(self.connection.closed)
+        self.upstream.says(b"1\r\nx\r\n")
+        self.look_for(8)
+        self.assertIsInstance(self.failed(body), UploadTimeout)
 
     def test_held_body_that_is_not_taken(self) -> None:
         """The same for a body that was all there from the start."""

@@ -7,10 +7,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -18,7 +16,6 @@ from zope.interface.verify import verifyObject
 
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.wire.body import BodyTooLarge
 from llmproxy.wire.channel import MAX_EMPTY_BYTES
 from llmproxy.wire.request import Request
 from llmproxy.wire.server import SWEEP_S, Site
@@ -186,36 +183,6 @@ class Reading(_Case):
         _Echo(self.page.requests[0])
         caller.turn()
         self.assertEqual(self.bodies(caller.heard().replace(body, b"all of it")), [b"POST / all of it"])
-
-    def test_collected(self) -> None:
-        """A page that wants a small body whole gets it whole; one that is too large is refused without being kept."""
-        results: list[object] = []
-
-        def render(request: Request) -> int:
-            request.collect_body(5).addBoth(results.append)
-            return NOT_DONE_YET
-
-        for body in (b"12345", b""):
-            self.serve(render).says(_post(body))
-            self.assertEqual(results.pop(), body)
-        self.serve(render).says(_post(b"123456"))
-        failure = results.pop()
-        assert isinstance(failure, Failure)
-        failure.trap(BodyTooLarge)
-
-    def test_collected_and_gone(self) -> None:
-        """A page that waits for a body is told when the caller leaves before it is whole."""
-        results: list[Deferred[bytes]] = []
-
-        def render(request: Request) -> int:
-            results.append(request.collect_body(5))
-            return NOT_DONE_YET
-
-        caller = self.serve(render)
-        caller.says(_post(b"12345")[:-1])
-        self.assertNoResult(results[0])
-        caller.ends()
-        self.failureResultOf(results[0])
 
     def test_gone(self) -> None:
         """A page that is still answering is told that the caller has left, once."""
