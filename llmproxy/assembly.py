@@ -116,19 +116,13 @@ class Assembly:
 
     def _build(self, config: Config, trusted: dict[_Trust, ssl.SSLContext], ways: dict[str, _Way]) -> Context:
         before = self._origins
-        self._trusted = trusted
-        self._origins = {}
+        origins: dict[str, tuple[_Way, Origin]] = {}
         routes: dict[str, Route] = {}
         for name, way in ways.items():
-            if name in before and before[name][0] == way:
-                self._origins[name] = before.pop(name)
-            else:
-                self._origins[name] = way, self._origin(way)
-            routes[name] = Route.to(config.providers[name], ExactClient(self._origins[name][1]))
-        for _, origin in before.values():
-            origin.retire()
-            self._retired.add(origin)
-        return Context(
+            kept = before.get(name)
+            origins[name] = kept if kept is not None and kept[0] == way else (way, self._origin(way))
+            routes[name] = Route.to(config.providers[name], ExactClient(origins[name][1]))
+        context = Context(
             config=config,
             routes=routes,
             cors=CorsPolicy(config.cors),
@@ -138,6 +132,14 @@ class Assembly:
             next_request_id=self._next_request_id,
             write_access=self._write_access,
         )
+        # Nothing can fail any more, and only now does anything change.
+        self._trusted = trusted
+        self._origins = origins
+        for name, (_, origin) in before.items():
+            if name not in origins or origins[name][1] is not origin:
+                origin.retire()
+                self._retired.add(origin)
+        return context
 
     def _origin(self, way: _Way) -> Origin:
         parts = urlsplit(way.base_url)

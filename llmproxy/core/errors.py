@@ -109,6 +109,14 @@ _ALL = (
         "The proxy has as many requests in flight as it may have, and sent this one nowhere. Try again soon.",
     ),
     ErrorClass(
+        "too_many_connections",
+        503,
+        PROXY,
+        EndReason.OVERLOADED,
+        "The proxy has as many connections as it may have, and served nothing on this one. Close idle ones, or try "
+        "again soon.",
+    ),
+    ErrorClass(
         "draining",
         503,
         PROXY,

@@ -30,7 +30,8 @@ _DIGITS: Final = re.compile(rb"[0-9]{1,19}\Z")
 
 HEADER_TIMEOUT: Final = "header_timeout"
 BODY_IDLE_TIMEOUT: Final = "body_idle_timeout"
-"""Error classes of a message that was refused for not coming in time."""
+TOO_MANY_CONNECTIONS: Final = "too_many_connections"
+"""Error classes of a message that was refused for not coming in time, or on a connection that is one too many."""
 
 
 class FramingError(Exception):

@@ -48,13 +48,14 @@ class Drain:
         """Take the first step. ``cause``: whose wish it is, for the log."""
         limits = self._site.limits
         self._site.begin_drain()
-        within = f"for at most {limits.drain_timeout_s:g} s" if limits.drain_timeout_s else "for as long as they take"
+        at_most = f"{limits.drain_timeout_s:g} s"
+        within = f"for at most {at_most}" if limits.drain_timeout_s else "for as long as they take"
         listening = f"listening for {limits.drain_delay_s:g} s more; " if limits.drain_delay_s else ""
         self._say(
             "{cause}: stopping; {listening}waiting for {left} {within}", cause, listening=listening, within=within
         )
         if limits.drain_timeout_s:
-            self._later("deadline", limits.drain_timeout_s, self.cut, f"server.drain_timeout_s ({within[12:]}) is over")
+            self._later("deadline", limits.drain_timeout_s, self.cut, f"server.drain_timeout_s ({at_most}) is over")
         if limits.drain_delay_s:
             self._later("delay", limits.drain_delay_s, self._close)
         else:

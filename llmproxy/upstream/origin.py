@@ -94,10 +94,10 @@ class _Sending(OutgoingRequest):
 
     :ivar asked_at: when the origin got it; for one in line, when it got there.
     :ivar dialling: the opening of a connection for it.
-    :ivar again: whether it has been sent before.
+    :ivar first_try: how that ended, where it has been sent before.
     """
 
-    __slots__ = ("again", "asked_at", "dialling", "origin", "progress")
+    __slots__ = ("asked_at", "dialling", "first_try", "origin", "progress")
 
     def __init__(
         self, origin: Origin, method: bytes, head: bytes, body: IBodyProducer | None, chunked: bool, progress: Progress
@@ -107,7 +107,7 @@ class _Sending(OutgoingRequest):
         self.progress = progress
         self.asked_at = 0.0
         self.dialling: Deferred[Any] | None = None
-        self.again = False
+        self.first_try: NeverAnswered | None = None
 
     def _cancelled(self, result: Deferred[Any]) -> None:
         super()._cancelled(result)
@@ -120,6 +120,8 @@ class _Sending(OutgoingRequest):
         """Fail, unless it may be sent again."""
         if isinstance(error, NeverAnswered) and self.origin.takes_again(self, error):
             return
+        if self.first_try is not None and self.first_try.sent_bytes and self.connection is None:
+            error = self.first_try  # that it found no connection again is not all: it may have been acted upon
         super().failed(error)
 
 
@@ -232,7 +234,7 @@ class Origin:
             sending.failed(DialError(CONNECT, "the proxy is stopping"))
         elif self._has_room() and not self._line:
             self._dial(sending)
-        elif sending.again:
+        elif sending.first_try is not None:
             self._line.appendleft(sending)
             self._serve_line()
         elif len(self._line) < self._limits.max_connections:
@@ -299,13 +301,13 @@ class Origin:
 
     def takes_again(self, sending: _Sending, error: NeverAnswered) -> bool:
         """Whether a request whose connection died unanswered is sent again; then that has been seen to."""
-        if not error.reused or sending.again or sending.result is None or self._closed:
+        if not error.reused or sending.first_try is not None or sending.result is None or self._closed:
             return False
         body = sending.body
         held = body is None or getattr(body, "data", None) is not None
         if not held or (error.sent_bytes > 0 and sending.method not in IDEMPOTENT):
             return False
-        sending.again = True
+        sending.first_try = error
         sending.connection = None
         sending.progress.retries += 1
         self._find_connection(sending)

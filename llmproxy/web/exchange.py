@@ -52,8 +52,6 @@ DONE = "done"
 _STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 _MAX_ID_CHARACTERS = 256
 _MAX_DETAIL_CHARACTERS = 300
-RETRY_AFTER_S = 1
-"""When to try again where there is no room at the moment: soon."""
 
 
 class Exchange:
@@ -152,7 +150,7 @@ class Exchange:
         site = self.request.site
         most = self.context.config.server.max_requests
         if most and site.in_flight >= most:
-            self.fail(ProxyError(errors.OVERLOADED, retry_after_s=RETRY_AFTER_S))
+            self.fail(ProxyError(errors.OVERLOADED, retry_after_s=failures.RETRY_AFTER_S))
             return False
         site.in_flight += 1
         self._in_flight = True
@@ -265,7 +263,7 @@ class Exchange:
             relay = self._relay = Relay(request, self._body_ended)
             response.deliverBody(relay)
         except Exception:  # noqa: BLE001 - whatever it is, it is a fault of ours and this exchange's end
-            self._broke(Failure())
+            self.broke(Failure())
 
     def _response_fields(self, response: Response) -> Fields:
         """The upstream's fields with the changes that docs/fidelity.md lists."""
@@ -309,14 +307,14 @@ class Exchange:
             return
         error_class = failures.before_the_head(reason)
         if error_class is None:
-            self._broke(reason)
+            self.broke(reason)
             return
         title = self.route.provider.title if self.route is not None else "The provider"
         self.error_detail = failures.detail(reason)
-        retry_after_s = RETRY_AFTER_S if error_class is errors.UPSTREAM_BUSY else None
+        retry_after_s = failures.RETRY_AFTER_S if error_class is errors.UPSTREAM_BUSY else None
         self.fail(ProxyError(error_class, upstream=title, retry_after_s=retry_after_s))
 
-    def _broke(self, reason: Failure) -> None:
+    def broke(self, reason: Failure) -> None:
         """A fault of ours."""
         self._log.failure("exchange {request_id} failed", failure=reason, request_id=self.request_id)
         self.fail(ProxyError(errors.PROXY_ERROR))
@@ -370,7 +368,7 @@ class Exchange:
     def drained(self) -> None:
         """The proxy stops and cannot wait: an answer that has begun is cut; where none has, that is the answer."""
         if not self._settled:
-            self.fail(ProxyError(errors.DRAINING, retry_after_s=RETRY_AFTER_S))
+            self.fail(ProxyError(errors.DRAINING, retry_after_s=failures.RETRY_AFTER_S))
             self._drop_upstream()
 
     def finished(self) -> None:

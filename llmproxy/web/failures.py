@@ -30,6 +30,9 @@ _DIAL_STEPS = {
     dial.PROXY: errors.UPSTREAM_CONNECT_FAILED,
 }
 
+RETRY_AFTER_S = 1
+"""When to try again where there is no room at the moment: soon."""
+
 _REFUSALS = {
     413: errors.BODY_TOO_LARGE,
     414: errors.URI_TOO_LONG,
@@ -85,4 +88,5 @@ def refused(error: FramingError) -> ProxyError:
     """The error for a request that the framing rules refuse; its own sentence follows the class's."""
     error_class = errors.ERROR_CLASSES.get(error.error_class) or _REFUSALS.get(error.status, errors.BAD_REQUEST)
     text = str(error)
-    return ProxyError(error_class, detail=text[:1].upper() + text[1:] + ".")
+    retry_after_s = RETRY_AFTER_S if error.status == 503 else None
+    return ProxyError(error_class, detail=text[:1].upper() + text[1:] + ".", retry_after_s=retry_after_s)

@@ -12,9 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from llmproxy.core import errors
 from llmproxy.core.end import EndReason
-from llmproxy.core.errors import ProxyError
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
 from llmproxy.web import failures
@@ -86,8 +84,7 @@ class ProxyRequest(Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """A resource raised: an error of ours, in the caller's dialect."""
-        self._log.failure("request {request_id} failed", failure=reason, request_id=self.exchange.request_id)
-        self.exchange.fail(ProxyError(errors.PROXY_ERROR))
+        self.exchange.broke(reason)
         return reason
 
     def write_head(self, status: int, reason: bytes, fields: Fields) -> None:
@@ -135,6 +132,8 @@ class ProxySite(Site):
 
     requestFactory = ProxyRequest
     channelFactory = ProxyChannel
+    # A full proxy is not a sick one: a probe that is refused would have it started anew, and cut all that it serves.
+    always_served = frozenset((b"/health", b"/health/live", b"/health/ready"))
 
     def __init__(self, resource: IResource, context: Context, reactor: IReactorTime) -> None:
         super().__init__(resource, reactor, context.config.server)

@@ -55,6 +55,9 @@ LINGER_S: Final = 2.0
 """How long a connection that is to be closed still reads (and drops) what the caller is sending, so that the
 answer is not lost to a TCP reset (RFC 9112 section 9.6)."""
 
+SURPLUS_S: Final = 1.0
+"""How long a connection that is one too many may take to say what it wants."""
+
 CLOSING_S: Final = 10.0
 """How long a closed connection may take to be gone once the caller has taken what was written."""
 
@@ -77,6 +80,7 @@ class Channel(Protocol):
     answered, ``_arriving`` the one whose body the parser is in; they differ while a pipelined request arrives.
 
     :ivar host: the caller's address, as the site counts it; None where there is none.
+    :ivar surplus: why nothing is served here but what is always served, where the connection is one too many.
     :ivar deadline: when to give up waiting, on the site's clock.
     """
 
@@ -121,6 +125,7 @@ class Channel(Protocol):
         "deadline",
         "host",
         "site",
+        "surplus",
     )
 
     _log = Logger()
@@ -130,6 +135,7 @@ class Channel(Protocol):
     def __init__(self, site: Site) -> None:
         self.site = site
         self.host: str | None = None
+        self.surplus: FramingError | None = None
         self.deadline = inf
         self._waits_for = NOTHING
         self._parser = httptools.HttpRequestParser(self)
@@ -182,7 +188,7 @@ class Channel(Protocol):
         self._writer = writer_for(transport)
         self._send = self._writer.write
         # From here on, whatever comes or does not: a TLS handshake is part of the wait for the first head.
-        self._wait(HEAD, self.site.limits.header_timeout_s)
+        self._wait(HEAD, self.site.limits.header_timeout_s if self.surplus is None else SURPLUS_S)
         self.site.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -555,6 +561,8 @@ class Channel(Protocol):
             if self._target[:1] != b"/":
                 self._target = framing.origin_form(method, self._target, index, self._own_authorities)
             body = framing.judge_request(method, self._target, version, index)
+            if self.surplus is not None and self._target.partition(b"?")[0] not in site.always_served:
+                raise self.surplus
             if limits.max_body_bytes and body.length_bytes > limits.max_body_bytes:
                 raise _body_too_large(limits.max_body_bytes)
         except FramingError as error:
@@ -564,6 +572,8 @@ class Channel(Protocol):
         if body.kind == framing.LENGTH and body.length_bytes == 0:
             body = framing.NO_BODY
         request = site.requestFactory(self, method, self._target, version, self._fields, index, body)
+        if self.surplus is not None:
+            request.close_after = True
         self._arriving = request
         self._upgrade = parser.should_upgrade()
         if self._is_free():

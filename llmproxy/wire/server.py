@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -20,14 +20,14 @@ from twisted.internet.interfaces import (
     IProtocolNegotiationFactory,
     IReactorTime,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from llmproxy.config.model import Server
-from llmproxy.core import fields as f
+from llmproxy.core import framing
+from llmproxy.core.framing import FramingError
 from llmproxy.wire.channel import Channel
 from llmproxy.wire.direct import GONE, HALF_CLOSED, peer_state
 from llmproxy.wire.request import Request
@@ -41,28 +41,10 @@ WATCH_S = 0.5
 RESET_S = 0.1
 """How soon after a caller was sent something to see whether it is there its reset is looked for."""
 
-REFUSAL_S = 1.0
-"""How long a connection that is one too many is kept, for its caller to read why."""
-
-MAX_REFUSALS = 256
+MAX_SURPLUS = 64
 """How many of those there may be; further ones are closed without a word."""
 
 _WARN_S = 10.0
-
-
-def _too_many(of_whom: bytes) -> bytes:
-    why = of_whom + b" as many connections as it may have. Close idle ones, or try again soon.\n"
-    fields = [
-        (b"Content-Type", b"text/plain; charset=utf-8"),
-        (b"Content-Length", b"%d" % len(why)),
-        (b"Retry-After", b"1"),
-        (b"Connection", b"close"),
-    ]
-    return f.serialize(b"HTTP/1.1 503 Service Unavailable", fields) + why
-
-
-_TOO_MANY = _too_many(b"The proxy has")
-_TOO_MANY_OF_HOST = _too_many(b"Your address has")
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -76,11 +58,13 @@ class Site(Factory):
     :ivar held: those that are not read from at present, and so cannot tell that the caller has left.
     :ivar half_closed: those whose caller sends no more, with the time at which it is asked next whether it is there.
     :cvar repeats: whether heads that are the same as the one before are recognised (wire/repeat.py).
+    :cvar always_served: the paths that are served on a connection that is one too many too.
     :ivar draining: the proxy is about to stop; each answer says that its connection closes.
     """
 
     noisy = False
     repeats = True
+    always_served: frozenset[bytes] = frozenset()
     requestFactory: Callable[..., Request] = Request
     channelFactory: Callable[[Site], Channel] = Channel
 
@@ -100,26 +84,34 @@ class Site(Factory):
         self._watching: IDelayedCall | None = None
         self._sweeping: IDelayedCall | None = None
         self._look_at_writes_at = 0.0
-        self._warned_at = float("-inf")
-        self._refused = 0
-        self.refusals = 0
+        self._surplus = 0
+        self._untold: Counter[tuple[str, int]] = Counter()
+        self._telling: IDelayedCall | None = None
         self._drained: list[Deferred[None]] = []
 
     # -- connections -----------------------------------------------------------------------------------------
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """A channel for one connection, or the refusal of one too many."""
+        """A channel for one connection. One too many is answered 503, whatever it asks, but for its health."""
         limits = self.limits
         host = getattr(addr, "host", None)
         of_host = limits.max_connections_per_ip
+        surplus = None
         if of_host and host is not None and self._per_host[host] >= of_host:
-            return self._refusal("max_connections_per_ip", of_host, _TOO_MANY_OF_HOST)
-        if limits.max_connections and len(self.channels) >= limits.max_connections and not self._make_room():
-            return self._refusal("max_connections", limits.max_connections, _TOO_MANY)
+            surplus = self._refused("max_connections_per_ip", of_host, "your address has")
+        elif self._is_full() and not self._make_room():
+            surplus = self._refused("max_connections", limits.max_connections, "it has")
+        if surplus is not None and self._surplus >= MAX_SURPLUS:
+            return None
         channel = self.channelFactory(self)
         channel.factory = self
         channel.host = host
+        channel.surplus = surplus
         return channel
+
+    def _is_full(self) -> bool:
+        most = self.limits.max_connections
+        return 0 < most <= len(self.channels) - self._surplus
 
     def _make_room(self) -> bool:
         """Close the connection that has waited longest for a next request; False if none waits for one."""
@@ -129,23 +121,30 @@ class Site(Factory):
         min(idle, key=lambda channel: channel.deadline).loseConnection()
         return True
 
-    def _refusal(self, key: str, limit: int, answer: bytes) -> Protocol | None:
-        self._refused += 1
-        now = self.now()
-        if now - self._warned_at >= _WARN_S:
+    def _refused(self, key: str, limit: int, whose: str) -> FramingError:
+        self._untold[key, limit] += 1
+        if self._telling is None:
+            self._tell_refused()
+        text = f"{whose} as many as it may have: {limit} (server.{key})"
+        return FramingError(503, text, framing.TOO_MANY_CONNECTIONS)
+
+    def _tell_refused(self) -> None:
+        """Say at once that it has begun, and then now and then how many there were."""
+        self._telling = None
+        for (key, limit), count in self._untold.items():
             self._log.warn(
-                "server.{key}: {limit} is reached; connections refused: {count}",
-                key=key,
-                limit=limit,
-                count=self._refused,
+                "server.{key}: {limit} is reached; connections refused: {count}", key=key, limit=limit, count=count
             )
-            self._warned_at, self._refused = now, 0
-        return _Refusal(self, answer) if self.refusals < MAX_REFUSALS else None
+        if self._untold:
+            self._untold.clear()
+            self._telling = self.reactor.callLater(_WARN_S, self._tell_refused)
 
     def opened(self, channel: Channel) -> None:
         """``channel`` is connected."""
         self.channels.add(channel)
-        if channel.host is not None:
+        if channel.surplus is not None:
+            self._surplus += 1
+        elif channel.host is not None:
             self._per_host[channel.host] += 1
         if self._sweeping is None:
             self._sweep_soon()
@@ -156,7 +155,9 @@ class Site(Factory):
         self.held.discard(channel)
         self.half_closed.pop(channel, None)
         host = channel.host
-        if host is not None:
+        if channel.surplus is not None:
+            self._surplus -= 1
+        elif host is not None:
             self._per_host[host] -= 1
             if not self._per_host[host]:
                 del self._per_host[host]
@@ -262,44 +263,14 @@ class Site(Factory):
         for channel in list(self.channels):
             if not channel.is_closing():
                 channel.abortConnection()
-        for call in (self._watching, self._sweeping):
+        if self._telling is not None:
+            self._telling.cancel()
+            self._tell_refused()
+        for call in (self._watching, self._sweeping, self._telling):
             if call is not None:
                 call.cancel()
-        self._watching = self._sweeping = None
+        self._watching = self._sweeping = self._telling = None
 
     def acceptableProtocols(self) -> list[bytes]:
         """ALPN: HTTP/1.1 only."""
         return [b"http/1.1"]
-
-
-class _Refusal(Protocol):
-    """Answers 503 to a connection that is one too many, whatever it sends, and is gone soon.
-
-    It goes when the caller goes, or after REFUSAL_S: closed at once, it would be reset under the bytes that the caller
-    is sending, and the answer lost with it (RFC 9112 section 9.6).
-    """
-
-    def __init__(self, site: Site, answer: bytes) -> None:
-        self._site = site
-        self._answer = answer
-        self._end: IDelayedCall | None = None
-
-    def connectionMade(self) -> None:
-        """Say why."""
-        self._site.refusals += 1
-        cast(Any, self.transport).write(self._answer)
-        self._end = self._site.reactor.callLater(REFUSAL_S, self._over)
-
-    def dataReceived(self, data: bytes) -> None:
-        """The answer is out; what comes is dropped."""
-
-    def _over(self) -> None:
-        self._end = None
-        cast(Any, self.transport).abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Gone."""
-        self._site.refusals -= 1
-        if self._end is not None:
-            self._end.cancel()
-            self._end = None

@@ -17,6 +17,7 @@ from tests.live.upstream import Upstream
 from tests.live.wire import LIMIT_S, Wire, chunk, wait_until
 
 LIVE: Final = get(b"/health/live")
+NOWHERE: Final = get(b"/nowhere")
 DIALECTS: Final = {
     "openai": b"/openai/v1/chat/completions",
     "anthropic": b"/anthropic/v1/messages",
@@ -171,9 +172,9 @@ def _in_use(stage: Stage, count: int) -> list[tuple[Wire, Wire]]:
     return streams
 
 
-def _one_more(stage: Stage) -> Wire:
+def _one_more(stage: Stage, asks: bytes = LIVE) -> Wire:
     caller = stage.caller()
-    caller.send(LIVE)
+    caller.send(asks)
     return caller
 
 
@@ -182,9 +183,10 @@ def test_max_connections() -> None:
     with bounded(max_connections=5) as stage:
         streams = _in_use(stage, 5)
         for _ in range(20):
-            returned = _one_more(stage).read_message()
+            returned = _one_more(stage, NOWHERE).read_message()
             assert (returned.status, returned.value("retry-after")) == (503, b"1")
             assert returned.value("connection") == b"close"
+            assert _one_more(stage).read_message().status == 200, "a full proxy is alive"
         for number, (caller, upstream) in enumerate(streams):
             upstream.send_chunk(b"%d" % number)
             assert caller.read_chunk() == b"%d" % number
@@ -192,7 +194,7 @@ def test_max_connections() -> None:
         warned = [each for each in stage.proxy.events() if "is reached" in str(each.get("message"))]
         assert len(warned) == 1, "one line for all of them"
         streams[0][0].close()
-        wait_until(lambda: _one_more(stage).read_message().status == 200)
+        wait_until(lambda: _one_more(stage, NOWHERE).read_message().status == 404)
 
 
 def test_the_idle_make_room() -> None:
@@ -217,7 +219,7 @@ def test_refusals_cost_nothing() -> None:
             for _ in range(20):
                 crowd = [socket.create_connection(stage.proxy.address, LIMIT_S) for _ in range(50)]
                 for each in crowd:
-                    each.sendall(LIVE)
+                    each.sendall(NOWHERE)
                 for each in crowd:
                     each.close()
         caller, upstream = streams[0]
@@ -229,14 +231,14 @@ def test_max_connections_per_ip() -> None:
     """One address may have so many connections; another address is served all the same."""
     with bounded(max_connections_per_ip=3) as stage:
         _in_use(stage, 3)
-        assert _one_more(stage).read_message().status == 503
+        assert _one_more(stage, NOWHERE).read_message().status == 503
         other = socket.socket()
         other.bind(("127.0.0.9", 0))
         other.settimeout(LIMIT_S)
         other.connect(stage.proxy.address)
         wire = Wire(other)
-        wire.send(LIVE)
-        assert wire.read_message().status == 200
+        wire.send(NOWHERE)
+        assert wire.read_message().status == 404
         wire.close()
 
 

@@ -349,6 +349,17 @@ class Ends(_Case):
         self.answer(0, result)
         self.successResultOf(result)
 
+    def test_sent_and_then_no_connection(self) -> None:
+        """A request that was sent, and finds no connection when it is to be sent again, ends with how its first try
+        did: to say that nothing was sent would not be true."""
+        self.make()
+        self.answer(0, self.ask())
+        result = self.ask(method=b"DELETE")
+        self.endpoint.error = Refused(111)
+        self.endpoint.connections[0].resets()
+        self.failureResultOf(result, NeverAnswered)
+        self.assertEqual(self.origin.open_connections, 0)
+
     def test_nor_for_those_in_line(self) -> None:
         """The same for one in line; and who was on the connection before it has its end too."""
         self.make(max_connections=1)

@@ -10,11 +10,13 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet.address import IPv4Address
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.config.model import Server
 from llmproxy.wire.channel import Channel
-from tests.web.proxy_in_memory import ProxyInMemory, chunked, field, get, head_and_body, ok, post, request
+from llmproxy.wire.server import MAX_SURPLUS
+from tests.web.proxy_in_memory import ProxyInMemory, answers, chunked, field, get, head_and_body, ok, post, request
 from tests.wire.far_end import FarEnd
 
 _CHAT = "/openai/v1/chat/completions"
@@ -261,17 +263,56 @@ class Connections(_Case):
         self.assertFalse(caller.was_reset)
 
     def test_too_many(self) -> None:
-        """Where every connection is in use, one more gets a 503 that says when to come again."""
+        """Where every connection is in use, one more gets a 503 that says when to come again, in its own dialect, and
+        is closed. Health is told all the same: a full proxy is not to be started anew."""
         proxy = self.proxy(max_connections=2)
         for _ in range(2):
             proxy.caller().says(post(_CHAT, b"{}"))
-        answer = proxy.ask(b"")
-        self.assertTrue(answer.startswith(b"HTTP/1.1 503 "))
+        answer = proxy.ask(post("/anthropic/v1/messages", b"{}"))
+        self.assertRefused(answer, 503, "too_many_connections")
         self.assertEqual(field(answer, b"Retry-After"), b"1")
-        self.assertEqual(int(field(answer, b"Content-Length") or 0), len(head_and_body(answer)[1]))
+        self.assertIn(b'"type":"error"', answer)
+        self.assertIn(b"server.max_connections", answer)
+        proxy.pass_time(3)
+        for path in ("/health", "/health/live?x", "/health/ready"):
+            caller = proxy.caller()
+            caller.says(get(path) + get("/openai/v1/models"))
+            answer = caller.heard()
+            self.assertTrue(answer.startswith(b"HTTP/1.1 200 "), answer)
+            self.assertEqual((field(answer, b"Connection"), answers(answer), caller.closed), (b"close", 1, True))
+        self.assertEqual(proxy.connections(), 2)
+        self.assertEnded(proxy, "overloaded", "ok", "ok", "ok")
         proxy.callers[0].resets()
         proxy.caller().says(get("/openai/v1/models"))
         self.assertEqual(proxy.connections(), 3)
+
+    def test_too_many_silent_ones(self) -> None:
+        """One too many that asks nothing is closed soon; of those there is a bound; and how many were refused is told,
+        at once and every ten seconds, to the last."""
+        said: list[str] = []
+
+        def hear(event: Any) -> None:
+            if "is reached" in str(event.get("log_format")):
+                said.append(f"{event['limit']} {event['count']}")
+
+        globalLogPublisher.addObserver(hear)  # type: ignore[arg-type]
+        self.addCleanup(globalLogPublisher.removeObserver, hear)  # type: ignore[arg-type]
+        proxy = self.proxy(max_connections=1)
+        proxy.caller().says(post(_CHAT, b"{}"))
+        taken = [proxy.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1)) for _ in range(3)]
+        silent = [FarEnd(proxy.clock, each).connect() for each in taken]
+        proxy.pass_time(3)
+        self.assertEqual([far.closed for far in silent], [True] * 3)
+        crowd: list[Any] = []
+        while (more := proxy.site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 1))) is not None:
+            crowd.append(FarEnd(proxy.clock, more).connect())
+        self.assertEqual(len(crowd), MAX_SURPLUS)
+        self.assertEqual(said, ["1 1"])
+        proxy.pass_time(10)
+        self.assertEqual(said, ["1 1", f"1 {MAX_SURPLUS + 3}"])
+        proxy.caller()
+        proxy.site.stop()
+        self.assertEqual(said[2:], ["1 1"])
 
     def test_the_idle_make_room(self) -> None:
         """The connection that has waited longest for a next request is closed for a new one."""
@@ -294,13 +335,13 @@ class Connections(_Case):
             return far.connect()
 
         one, _, three, other = come("192.0.2.1"), come("192.0.2.1"), come("192.0.2.1"), come("192.0.2.2")
-        for far, status in ((three, 503), (one, 200), (other, 200)):
-            far.says(get("/health/live"))
+        for far, status in ((three, 503), (one, 404), (other, 404)):
+            far.says(get("/nowhere"))
             self.assertEqual(int(far.heard().split(b" ", 2)[1]), status)
         one.ends()
         four = come("192.0.2.1")
-        four.says(get("/health/live"))
-        self.assertTrue(four.heard().startswith(b"HTTP/1.1 200 "))
+        four.says(get("/nowhere"))
+        self.assertTrue(four.heard().startswith(b"HTTP/1.1 404 "))
 
     def test_too_many_requests(self) -> None:
         """One request too many in flight is refused in its own dialect; health is still told."""
