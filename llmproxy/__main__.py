@@ -42,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Start the proxy in the foreground, as twistd -n llmproxy does."""
+    import signal
+
+    # Until the service takes the signals (lifecycle/signals.py) there is nothing to end in peace. But process 1 of a
+    # container gets no SIGTERM that it has no handler for: a stop that comes early would be lost, and waited for. It is
+    # no sys.exit: that is an exception, which may come up where an import or a Deferred swallows it.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+
     from twisted.scripts import twistd
 
     options = (("port", given.port), ("config", given.config), ("environment", given.environment))

@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet import reactor as _reactor
@@ -33,14 +33,21 @@ from llmproxy.lifecycle.notify import Notify
 from llmproxy.lifecycle.reload import Reload
 from llmproxy.lifecycle.signals import take_signals
 from llmproxy.observe.access import AccessRecord, as_mapping
+from llmproxy.observe.file import LogFile
 from llmproxy.observe.log import LogObserver
+from llmproxy.observe.redact import text_without_keys
 from llmproxy.service import ProxyService
 from llmproxy.version import VERSION
 from llmproxy.wire.dial import proxy_for
 from llmproxy.wire.polling import read_directly
-from llmproxy.wire.resolve import CachingResolver
+from llmproxy.wire.resolve import CachingResolver, SystemResolver
 
 reactor: Any = _reactor
+
+LOG_MODE: Final = 0o640
+"""Users and addresses are in the log: it is for its owner, and for a group that may read logs."""
+
+_log: Final = Logger()
 
 
 class Options(UsageOptions):
@@ -50,6 +57,8 @@ class Options(UsageOptions):
     :ivar loaded: what it gave when the options were parsed.
     :ivar endpoint: where to listen.
     :ivar log_path: the file to log to; None for standard output.
+    :ivar log_mode: who may read and write that file, if it is made.
+    :ivar log_owner: user and group that twistd is about to become; -1 for either that it does not change.
     :ivar daemon: whether twistd goes into the background.
     :ivar own_log: whether twistd was given a log of its own choice (``--logger``, ``--syslog``).
     """
@@ -70,6 +79,8 @@ class Options(UsageOptions):
     listen: int | str
     endpoint: IStreamServerEndpoint
     log_path: str | None = None
+    log_mode = LOG_MODE
+    log_owner: tuple[int, int] = (-1, -1)
     daemon = False
     own_log = False
 
@@ -102,6 +113,11 @@ class Options(UsageOptions):
         self.daemon = bool(parent) and not parent.get("nodaemon")
         if self.daemon and self.log_path is None:
             self.log_path = os.path.abspath("twistd.log")
+        # The log is opened before twistd sets the mask of the process, which is 077 for a daemon that is told none.
+        mask = parent.get("umask")
+        self.log_mode = LOG_MODE & ~(mask if mask is not None else 0o077 if self.daemon else 0)
+        user, group = parent.get("uid"), parent.get("gid")
+        self.log_owner = (-1 if user is None else user, -1 if group is None else group)
 
     def opt_version(self) -> NoReturn:
         """Show the version and exit."""
@@ -127,8 +143,11 @@ def makeService(options: Options) -> MultiService:
     # is measured, goes by a clock that only goes forward; nothing is scheduled before this line.
     reactor.seconds = time.monotonic
     config = options.loaded.config
+    log_file = None
+    if options.log_path is not None:
+        log_file = LogFile(options.log_path, options.log_mode, options.log_owner, _warn_soon)
     observer = LogObserver(
-        _log_writer(options.log_path),
+        log_file.write if log_file is not None else _to_descriptor(1),
         reactor,
         format=_log_format(config, options.log_path),
         level=config.log.level,
@@ -157,7 +176,7 @@ def makeService(options: Options) -> MultiService:
         Notify(os.environ, reactor),
         Reload(options.loaded, options.load, follow, endpoint.reload if isinstance(endpoint, TlsEndpoint) else None),
     )
-    services = LoggedServices(None if options.own_log else observer)
+    services = LoggedServices() if options.own_log else LoggedServices(observer, log_file)
     service.setServiceParent(services)
     return services
 
@@ -181,15 +200,31 @@ class _Process:
 
 
 class LoggedServices(MultiService):
-    """Brings its log observer along to the application, which twistd then uses in place of its own."""
+    """Brings its log observer along to the application, which twistd then uses in place of its own.
 
-    def __init__(self, observer: LogObserver | None) -> None:
+    :param observer: None if twistd's own stays.
+    :param log_file: what it writes to, if that is a file; it is opened here.
+    """
+
+    def __init__(self, observer: LogObserver | None = None, log_file: LogFile | None = None) -> None:
         super().__init__()
         self._observer = observer
+        self._log_file = log_file
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
-        """Called by twistd before it starts logging."""
+        """Called by twistd before it starts logging, goes into the background and gives its privileges away.
+
+        So it is the place to open the log: only root may write in most folders of logs, and there is still a standard
+        error to say that it cannot be opened.
+
+        :raises SystemExit: with status 1, when the log file cannot be opened.
+        """
         if self._observer is not None and isinstance(parent, Componentized):
+            if self._log_file is not None:
+                try:
+                    self._log_file.open()
+                except OSError as error:
+                    _refuse(f"the log file {error.filename} cannot be opened: {error.strerror}")
             parent.setComponent(ILogObserver, self._observer)
         super().setServiceParent(parent)
 
@@ -213,7 +248,7 @@ def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[
     """
     check_limit(raise_limit(), config.server.max_connections)
     read_directly(reactor)
-    reactor.installNameResolver(CachingResolver(reactor.nameResolver, reactor))
+    reactor.installNameResolver(CachingResolver(SystemResolver(reactor), reactor))
     return Assembly(config, environ, reactor, write_access, time.time)
 
 
@@ -249,14 +284,9 @@ def _log_format(config: Config, log_path: str | None) -> str:
     return "text" if log_path is None and os.isatty(1) else "json"
 
 
-def _log_writer(path: str | None) -> Callable[[bytes], object]:
-    """Where the log goes: the file at ``path``, or standard output itself, as twistd puts its own log in the place
-    of ``sys.stdout``."""
-    return _to_file(path) if path is not None else _to_descriptor(1)
-
-
 def _to_descriptor(descriptor: int) -> Callable[[bytes], object]:
-    """Writes as much as the reader takes now, and never waits for one: the reactor would wait with it.
+    """Writes to standard output itself (twistd puts its own log in the place of ``sys.stdout``) as much as the reader
+    takes now, and never waits for one: the reactor would wait with it.
 
     A pipe or a terminal may be shared with other programs, so it is not made non-blocking. Instead it is asked before
     each piece whether it has room; then it has room for PIPE_BUF bytes (pipe(7)).
@@ -269,33 +299,20 @@ def _to_descriptor(descriptor: int) -> Callable[[bytes], object]:
     def write(data: bytes) -> int:
         written = 0
         while written < len(data) and poller.poll(0):
-            written += os.write(descriptor, data[written : written + select.PIPE_BUF])
+            try:
+                written += os.write(descriptor, data[written : written + select.PIPE_BUF])
+            except OSError:
+                if not written:
+                    raise
+                break  # what was taken was taken; what is wrong will show again
         return written
 
     return write
 
 
-def _to_file(path: str) -> Callable[[bytes], object]:
-    """Appends to a file that is opened when first written to, and anew when it was renamed or removed meanwhile."""
-    descriptor = -1
-
-    def is_still_there() -> bool:
-        try:
-            there, ours = os.stat(path), os.fstat(descriptor)
-        except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
-
-    def write(data: bytes) -> int:
-        nonlocal descriptor
-        if not is_still_there():
-            opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            if descriptor >= 0:
-                os.close(descriptor)
-            descriptor = opened
-        return os.write(descriptor, data)
-
-    return write
+def _warn_soon(text: str) -> None:
+    """Log a warning from within the writing of the log: in the reactor's next turn."""
+    reactor.callLater(0, _log.warn, "{what}", what=text)
 
 
 def _refuse_from_background(text: str) -> NoReturn:
@@ -304,7 +321,12 @@ def _refuse_from_background(text: str) -> NoReturn:
 
 
 def _log_access(record: AccessRecord) -> None:
-    Logger(namespace="llmproxy.access").info("access {access}", access=as_mapping(record))
+    """The access record for a log that is not ours: masked here, as nobody else does it."""
+    access = {
+        name: text_without_keys(value) if isinstance(value, str) else value
+        for name, value in as_mapping(record).items()
+    }
+    Logger(namespace="llmproxy.access").info("access {access}", access=access)
 
 
 def _refuse(text: str) -> NoReturn:

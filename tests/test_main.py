@@ -89,6 +89,7 @@ class RunTests(CommandCase):
         from twisted.scripts import twistd
 
         seen: list[list[str]] = []
+        self.addCleanup(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         self.patch(twistd, "run", lambda: seen.append(sys.argv))
         self.patch(sys, "argv", ["llmproxy"])
         self.assertEqual(self.command("run", *arguments), (0, "", ""))
@@ -263,6 +264,27 @@ class ProcessTests(SynchronousTestCase):
         )
         done = self.python("-c", script)
         self.assertEqual((done.stdout.splitlines()[-1:], done.stderr), (["[]"], ""))
+
+    def test_a_stop_that_comes_early(self) -> None:
+        """SIGTERM while run still imports what it needs ends it with status 0, though exceptions get lost there."""
+        script = (
+            "import sys, time\n"
+            "class Slow:\n"
+            "    def find_spec(self, name, *more):\n"
+            "        if name == 'twisted':\n"
+            "            try:\n"
+            "                print('importing', flush=True), time.sleep(30)\n"
+            "            except BaseException:\n"
+            "                time.sleep(30)\n"
+            "sys.meta_path.insert(0, Slow())\n"
+            "from llmproxy.__main__ import main; main(['run'])"
+        )
+        with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            self.addCleanup(process.kill)
+            assert process.stdout is not None
+            self.assertEqual(process.stdout.readline(), "importing\n")
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(10), 0)
 
     def test_module(self) -> None:
         """python -m llmproxy is the same command, and hands its exit code on."""

@@ -10,21 +10,27 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Application
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy import tap
 from llmproxy.assembly import StartError
 from llmproxy.config.model import Config, Identity, Upstream
-from llmproxy.observe.access import AccessRecord
+from llmproxy.observe.access import ACCESS_FIELDS, AccessRecord
 from llmproxy.observe.log import LogObserver
 from tests.web.proxy_in_memory import get, head_and_body
 from tests.wire.far_end import FarEnd
+
+
+def record(**fields: Any) -> AccessRecord:
+    """An access record with these fields."""
+    return AccessRecord(**{**dict.fromkeys(ACCESS_FIELDS), "event": "access", **fields})
 
 
 class _Case(SynchronousTestCase):
@@ -145,18 +151,132 @@ class Services(_Case):
         tap.makeService(options).setServiceParent(application)
         self.assertNotIsInstance(application.getComponent(ILogObserver, None), LogObserver)
 
-    def test_log_file(self) -> None:
-        """`twistd --logfile` and a daemon's log are written as JSON lines, readable by the owner and the group."""
-        path = str(self.folder / "proxy.log")
+    def test_masked_in_another_log(self) -> None:
+        """What an access event tells to a log that is not ours holds no key either."""
+        events: list[LogEvent] = []
+        self.patch(globalLogPublisher, "_observers", [events.append])
         options = self.options()
-        options.log_path = path
+        options.own_log = True
+        write_access: Callable[[AccessRecord], None] | None = None
+
+        def assemble(config: Config, environ: object, given: Callable[[AccessRecord], None]) -> None:
+            nonlocal write_access
+            write_access = given
+            raise StartError("that is all")
+
+        self.patch(tap, "assemble", assemble)
+        self.assertRaises(SystemExit, tap.makeService(options).startService)
+        assert write_access is not None
+        write_access(record(user="alice", model="sk-proj-0123456789", path="/x\ud800?key=abcdef", status=200))
+        (access,) = (each["access"] for each in events if "access" in each)
+        self.assertEqual(
+            (access["user"], access["model"], access["path"], access["status"], access["client"]),
+            ("alice", "sk-***", "/x\ud800?key=***", 200, None),
+        )
+
+
+class LogFiles(_Case):
+    """`twistd --logfile`, and a daemon's log."""
+
+    def of_twistd(self, **more: object) -> tap.Options:
+        """The options when twistd itself has these."""
+        options = tap.Options()
+        parent: Any = {"logfile": str(self.folder / "proxy.log"), "nodaemon": True, **more}
+        options.parent = parent
+        options.parseOptions([])
+        return options
+
+    def observer(self, options: tap.Options) -> Any:
+        """The observer that the application gets."""
         application = Application("test")
         tap.makeService(options).setServiceParent(application)
-        observer = application.getComponent(ILogObserver)
-        observer({"access": {"event": "access", "request_id": "r1"}, "log_time": 1.0})
+        return application.getComponent(ILogObserver)
+
+    def mode(self) -> int:
+        """Who may do what with the log."""
+        return stat.S_IMODE((self.folder / "proxy.log").stat().st_mode)
+
+    def test_written(self) -> None:
+        """It is written as JSON lines, readable by the owner and the group."""
+        observer = self.observer(self.of_twistd())
+        observer.access(record(request_id="r1"))
         observer.flush()
-        self.assertEqual(json.loads(Path(path).read_text())["request_id"], "r1")
-        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode) & 0o027, 0)
+        self.assertEqual(json.loads((self.folder / "proxy.log").read_text())["request_id"], "r1")
+        self.assertEqual(self.mode() & 0o027, 0)
+
+    def test_opened_early(self) -> None:
+        """It is there before twistd gives its privileges away, and belongs to the user that the proxy will be."""
+        given: list[tuple[int, int]] = []
+        self.patch(os, "fchown", lambda _, *owner: given.append(owner))
+        for more, owner in (({}, (-1, -1)), ({"uid": 65534}, (65534, -1)), ({"uid": 0, "gid": 65533}, (0, 65533))):
+            self.observer(self.of_twistd(**more))
+            self.assertEqual(given.pop(), owner)
+            (self.folder / "proxy.log").unlink()
+
+    def test_mask(self) -> None:
+        """It has the mode that it would have got under the mask that twistd is about to set."""
+        self.addCleanup(os.umask, os.umask(0o022))
+        for more, mode in (({}, 0o640), ({"nodaemon": False}, 0o600), ({"umask": 0o077}, 0o600), ({"umask": 0}, 0o640)):
+            self.observer(self.of_twistd(**more))
+            self.assertEqual(self.mode(), mode)
+            (self.folder / "proxy.log").unlink()
+
+    def test_another_log(self) -> None:
+        """With a log of somebody's own no file is made."""
+        self.observer(self.of_twistd(syslog=True))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_cannot_be_opened(self) -> None:
+        """A log that cannot be opened stops the start with one line, also that of a daemon."""
+        path = str(self.folder / "nowhere" / "proxy.log")
+        for nodaemon in (True, False):
+            options = self.of_twistd(logfile=path, nodaemon=nodaemon)
+            left = self.assertRaises(SystemExit, self.observer, options)
+            self.assertEqual(left.code, 1)
+            said = self.stderr.getvalue()
+            self.assertEqual(said, f"llmproxy: the log file {path} cannot be opened: No such file or directory\n")
+            self.stderr.truncate(0)
+            self.stderr.seek(0)
+
+    def test_cannot_be_opened_anew(self) -> None:
+        """When the log was renamed and cannot be made anew, what is renamed is written on, and says so."""
+        folder = self.folder / "logs"
+        folder.mkdir()
+        path = str(folder / "proxy.log")
+        observer = self.observer(self.of_twistd(logfile=path))
+        self.patch(globalLogPublisher, "_observers", [observer])
+        folder.rename(self.folder / "old")
+        for number in "12":
+            observer.access(record(request_id=number))
+            observer.flush()
+            self.reactor.advance(0)
+        observer.flush()
+        events = [json.loads(line) for line in (self.folder / "old" / "proxy.log").read_text().splitlines()]
+        self.assertEqual([each["request_id"] for each in events if each["event"] == "access"], ["1", "2"])
+        (warning,) = (each for each in events if each["event"] == "log")
+        self.assertEqual(warning["level"], "warn")
+        self.assertIn(f"{path} cannot be opened: No such file or directory", warning["message"])
+
+
+class StandardOutput(_Case):
+    """The log of a proxy in the foreground."""
+
+    def test_a_reader_that_goes_in_mid_batch(self) -> None:
+        """What was taken before a write failed is known to be out: it is not written or counted as lost again."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        write, room = os.write, [True, False]
+
+        def fails_then(descriptor: int, data: bytes) -> int:
+            if not room.pop(0):
+                raise OSError(5, "gone")
+            return write(descriptor, data)
+
+        self.patch(os, "write", fails_then)
+        self.assertEqual(tap._to_descriptor(writing)(b"x" * 10_000), 4096)
+        room.append(False)
+        self.assertRaises(OSError, tap._to_descriptor(writing), b"x")
 
 
 class Assembled(_Case):

@@ -33,7 +33,7 @@ class AccessRecord(msgspec.Struct, gc=False):
     """The keyed hash of the caller's key; null if there was no key."""
     provider: str | None
     route: str | None
-    """The kind of route: the path with what varies left out."""
+    """What the path led to: the provider's name, `meta/` and the name, or a page of the proxy's own."""
     method: str
     path: str
     """See `path_of`."""
@@ -48,11 +48,12 @@ class AccessRecord(msgspec.Struct, gc=False):
     chunks: int
     """Pieces of the answer, as they came from the upstream."""
     ttfb_ms: float | None
-    """From the request's head to the first byte of the upstream's answer."""
+    """From the request's head to the head of the upstream's answer."""
     connect_ms: float | None
-    """Spent on a new upstream connection; null if a pooled one was used."""
+    """Until there was an upstream connection: in line for one and opening it; null if a kept one served at once."""
     overhead_ms: float | None
-    """Spent in the proxy itself, before the request went out."""
+    """Spent in the proxy itself: before the request went out, and between the answer's head that came and the one that
+    was written."""
     duration_ms: float
     end_reason: str
     """One of core.end.EndReason."""

@@ -40,18 +40,8 @@ def json_line(record: Mapping[str, object]) -> bytes:
     return without_keys(_json(record)) + b"\n"
 
 
-def access_json(record: Mapping[str, object]) -> bytes:
-    """An access record as a line of JSON. Only the fields that callers and providers fill can hold a key."""
-    # What the caller or the provider fills with anything; path and sdk were masked when they were made.
-    get = record.get
-    names = ("user", "model", "upstream_request_id", "path", "method", "sdk", "error_detail")
-    free = " ".join(str(get(name)) for name in names)
-    line = _json(record)
-    return (without_keys(line) if may_hold_key(free) else line) + b"\n"
-
-
-def access_record_json(record: AccessRecord, seen: set[object]) -> bytes:
-    """The same of a record.
+def access_json(record: AccessRecord, seen: set[object]) -> bytes:
+    """An access record as a line of JSON. Only the fields that callers and providers fill can hold a key.
 
     :param seen: what such a caller was seen to fill the fields with before, and holds no key. Added to.
     """
@@ -72,7 +62,7 @@ def access_record_json(record: AccessRecord, seen: set[object]) -> bytes:
         if not line.isascii():
             line = _escaped(line)
     except (UnicodeEncodeError, TypeError):
-        return access_json(as_mapping(record))
+        return json_line(as_mapping(record))
     return (line if clean else without_keys(line)) + b"\n"
 
 

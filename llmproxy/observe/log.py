@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
@@ -17,19 +17,12 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
 from llmproxy.observe.access import AccessRecord, as_mapping
-from llmproxy.observe.lines import (
-    access_json,
-    access_record_json,
-    access_text,
-    event_record,
-    event_text,
-    json_line,
-    rfc3339,
-)
+from llmproxy.observe.lines import access_json, access_text, event_record, event_text, json_line, rfc3339
 
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 FORMATS: Final = ("json", "text")
 
+_LINE_END: Final = ord("\n")
 
 _RECORD_BYTES: Final = 1024
 """What an access record counts for among the pending bytes, before its line is made."""
@@ -37,7 +30,7 @@ _RECORD_BYTES: Final = 1024
 CLOSE_S: Final = 2.0
 CLOSE_STEP_S: Final = 0.01
 
-_Waiting = tuple[AccessRecord | Mapping[str, object], float]
+_Waiting = tuple[AccessRecord, float]
 """An access record and its time, before it is a line."""
 
 
@@ -47,7 +40,7 @@ class LogObserver:
 
     write: takes a batch of whole lines. May return how many bytes it took, like `os.write`; anything that is
         no int means all. May raise BlockingIOError: it is tried again later. After any other error the batch
-        is lost.
+        is lost, and the next one begins on a line of its own.
     clock: for the timer.
     format, level: see `follow`.
     flush_s: a line waits no longer than this; errors do not wait.
@@ -67,7 +60,7 @@ class LogObserver:
         pending_bytes_max: int = 1 << 20,
         wall_time: Callable[[], float] | None = None,
     ) -> None:
-        self.dropped = 0
+        self.dropped = 0  # lines that were lost, and that no line which is out has told of
         self.follow(format, level)
         self._write = write
         self._clock = clock
@@ -78,6 +71,8 @@ class LogObserver:
         self._pending: list[bytes | _Waiting] = []
         self._pending_bytes = 0  # in `_pending` and `_rest`
         self._rest = b""  # what the writer did not take, in the middle of a line perhaps
+        self._in_line = False  # whether what the writer took last was no whole line
+        self._telling = 0  # so many lost lines are told in the first line of `_rest`, or of what is being written
         self._timer: IDelayedCall | None = None
         self._closed = False
         self._thread = threading.get_ident()
@@ -99,29 +94,24 @@ class LogObserver:
         self._access_wanted = LogLevel.info in self._wanted
 
     def __call__(self, event: LogEvent) -> None:
-        """Take an event. One with a record at `access` (or `rec`) is an access record and is written flat."""
+        """Take an event of twisted.logger, whichever library it is of."""
         level = event.get("log_level")
         if level is not None and level not in self._wanted:
-            return
-        record = event.get("access") or event.get("rec")
-        if isinstance(record, Mapping):
-            if self._access_wanted:
-                self._take(self._access_line, record, False, event.get("log_time"))
             return
         if level is None and not event.get("isError") and not self._access_wanted:
             return
         urgent = level in (LogLevel.error, LogLevel.critical) or bool(event.get("isError"))
-        self._take(self._event_line, event, urgent)
+        self._take(event, urgent)
 
-    def access(self, record: AccessRecord | Mapping[str, object], seconds: float | None = None) -> None:
-        """Take an access record (see `AccessRecord`); `time` is filled in if empty, and put in front if missing.
+    def access(self, record: AccessRecord) -> None:
+        """Take an access record; its `time` is filled in if empty.
 
         The record is taken over. It becomes a line when the batch is written: a hundred lines made one after the
-        other cost half of what they cost between the requests. This is also the short way for whoever has the
-        observer: the event machinery costs more than the line. To be called in the thread of the clock.
+        other cost half of what they cost between the requests. The event machinery would cost more than the line,
+        so records come straight here. To be called in the thread of the clock.
         """
         if self._access_wanted:
-            self._add((record, self._wall_time() if seconds is None else seconds), _RECORD_BYTES, False)
+            self._add((record, self._wall_time()), _RECORD_BYTES, False)
 
     def flush(self) -> None:
         """Write all that waits, now. Called by the timer, and by whoever stops the process."""
@@ -132,21 +122,48 @@ class LogObserver:
             return
         lines, self._pending = self._pending, []
         data = self._rest + b"".join([line if isinstance(line, bytes) else self._access_line(*line) for line in lines])
+        if self._in_line and not self._rest:
+            data = b"\n" + data  # the end of that line was lost; this one is to be read
         try:
             taken = self._write(data)
         except BlockingIOError as blocked:
             taken = getattr(blocked, "characters_written", 0)  # unset unless a buffer took a part
         except Exception:  # noqa: BLE001 - whatever the writer is: a full disk must not fail a request
-            self.dropped += len(lines) + bool(self._rest)
-            self._rest, self._pending_bytes = b"", 0
+            self._lose(data)
             return
-        self._rest = data[taken:] if isinstance(taken, int) else b""
-        self._pending_bytes = len(self._rest)
+        self._was_taken(data, taken if isinstance(taken, int) else len(data))
         if self._rest:
             self._timer = self._clock.callLater(self._flush_s, self.flush)
         elif self.dropped:
-            count, self.dropped = self.dropped, 0
-            self._take(self._event_line, _dropped_event(count), True)
+            self._tell_of_lost()
+
+    def _was_taken(self, data: bytes, taken: int) -> None:
+        self._rest = data[taken:]
+        self._pending_bytes = len(self._rest)
+        if taken:
+            self._in_line = data[taken - 1] != _LINE_END
+        if self._telling and b"\n" in data[:taken]:
+            self.dropped -= self._telling
+            self._telling = 0
+
+    def _lose(self, data: bytes) -> None:
+        """Count the lines that the writer failed to take, each by its end."""
+        lost = data.count(b"\n")
+        if data.startswith(b"\n"):
+            lost -= 1  # all that is missing of the line before it is its end, and that comes with the next batch
+            self.dropped -= self._telling
+        elif self._telling:
+            lost -= 1  # that line is no loss of its own: it is written again
+        self.dropped += lost
+        self._rest, self._pending_bytes, self._telling = b"", 0, 0
+
+    def _tell_of_lost(self) -> None:
+        """Write how many lines were lost. They count as lost until that line is out."""
+        self._telling = self.dropped
+        line = self._event_line(_dropped_event(self._telling), self._wall_time())
+        self._pending.insert(0, line)
+        self._pending_bytes += len(line)
+        self.flush()
 
     def close(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Write all that waits, and from now on every line at once: the timer is about to be stopped for good.
@@ -164,14 +181,14 @@ class LogObserver:
 
     # -- making lines
 
-    def _take(self, make: Callable[..., bytes], what: object, urgent: bool, seconds: float | None = None) -> None:
+    def _take(self, event: LogEvent, urgent: bool) -> None:
         try:
-            line = make(what, self._wall_time() if seconds is None else seconds)
+            line = self._event_line(event, self._wall_time())
         except Exception:  # noqa: BLE001 - an event is any object of any library; its __str__ may do anything
             self.dropped += 1
             return
         if threading.get_ident() != self._thread and IReactorFromThreads.providedBy(self._clock):
-            # From a thread pool (name resolution): timer and batch belong to the reactor's thread.
+            # From another thread: timer and batch belong to the reactor's thread.
             self._clock.callFromThread(self._add, line, len(line), urgent)
         else:
             self._add(line, len(line), urgent)
@@ -181,29 +198,16 @@ class LogObserver:
         record = event_record(event, seconds)
         return json_line(record) if self._json else event_text(record, seconds)
 
-    def _access_line(self, record: AccessRecord | Mapping[str, object], seconds: float) -> bytes:
+    def _access_line(self, record: AccessRecord, seconds: float) -> bytes:
         try:
-            return self._line_of(record, seconds)
-        except Exception:  # noqa: BLE001 - one record that cannot be written must not take the batch with it
-            self.dropped += 1
-            return b""
-
-    def _line_of(self, record: AccessRecord | Mapping[str, object], seconds: float) -> bytes:
-        if isinstance(record, AccessRecord):
             if not self._json:
                 return access_text(as_mapping(record), seconds)
             if not record.time:
                 record.time = self._time(seconds)
-            return access_record_json(record, self._seen)
-        if not self._json:
-            return access_text(record, seconds)
-        if not record.get("time"):
-            text = self._time(seconds)
-            if isinstance(record, dict) and "time" in record:
-                record["time"] = text  # the place was kept for it
-            else:
-                record = {"time": text, **record}
-        return access_json(record)
+            return access_json(record, self._seen)
+        except Exception:  # noqa: BLE001 - one record that cannot be written must not take the batch with it
+            self.dropped += 1
+            return b""
 
     def _time(self, seconds: float) -> str:
         second = int(seconds)
@@ -214,9 +218,7 @@ class LogObserver:
 
     # -- keeping and writing them
 
-    def _add(
-        self, line: bytes | tuple[AccessRecord | Mapping[str, object], float], size_bytes: int, urgent: bool
-    ) -> None:
+    def _add(self, line: bytes | _Waiting, size_bytes: int, urgent: bool) -> None:
         if self._pending_bytes + size_bytes > self._pending_bytes_max:
             self.dropped += 1
             return

@@ -54,6 +54,14 @@ def without_keys(text: bytes) -> bytes:
     return text
 
 
+def text_without_keys(text: str) -> str:
+    """The same of a text that is written by somebody else."""
+    if not may_hold_key(text):
+        return text
+    # Half a surrogate pair may be in it: callers write what they like.
+    return without_keys(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
 def may_hold_key(text: str) -> bool:
     """Whether `without_keys` could find something in this text: quick, and never wrong with no."""
     lowered = text.lower()

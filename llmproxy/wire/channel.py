@@ -32,7 +32,7 @@ from llmproxy.core.framing import FramingError
 from llmproxy.wire.body import Discard
 from llmproxy.wire.direct import Writer, unacknowledged_bytes, writer_for
 from llmproxy.wire.request import Request
-from llmproxy.wire.request_reader import BODY, CLOSE, HEAD, NEXT, NOTHING, RequestReader
+from llmproxy.wire.request_reader import BODY, CLOSE, HEAD, MAX_AT_ONCE, NEXT, NOTHING, RequestReader
 
 if TYPE_CHECKING:
     from llmproxy.wire.server import Site
@@ -268,6 +268,7 @@ class Channel(RequestReader):
             self._next()
 
     def _next(self) -> None:
+        """Go on with the next request, or wait for it. Called once too often when the connection is lost meanwhile."""
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
@@ -276,6 +277,9 @@ class Channel(RequestReader):
         self._advancing = True
         try:
             while self._waiting and self._current is None and not self._ending and not self._throttled:
+                if self._begun >= MAX_AT_ONCE:
+                    self._go_on_later()
+                    return
                 self._begin(self._waiting.popleft())
         finally:
             self._advancing = False
@@ -286,6 +290,13 @@ class Channel(RequestReader):
         if self._current is None and not self._ending and not self._head_begun and self._arriving is None:
             self._wait(NEXT, self.site.limits.keepalive_timeout_s)
         self.resume_reading()
+
+    def _go_on_later(self) -> None:
+        self.site.reactor.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._begun = 0
+        self._next()
 
     def _discarded_enough(self) -> None:
         """The caller still sends a body that has its answer: nothing more is served on this connection."""
@@ -388,7 +399,7 @@ class Channel(RequestReader):
         if self._producer is not None:
             self._producer.resumeProducing()
         elif self._current is None and self._linger is None and not self._ending:
-            self._next()  # which waited for this
+            self._go_on()  # which waited for this
 
     def stopProducing(self) -> None:
         """The connection is lost; ``connectionLost`` follows and does the work."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_PIPELINED: Final = 256
 """How many requests may wait on one connection behind the one that is being answered."""
 
+MAX_AT_ONCE: Final = 32
+"""How many requests in line are begun in one turn of the reactor, if each is answered on the spot: others wait too."""
+
 MAX_EMPTY_BYTES: Final = 128 * 1024
 """How much may come within a body that is no body: trailers and chunk extensions."""
 
@@ -58,6 +61,7 @@ class RequestReader(Protocol):
     # More attributes than CPython shares the keys of: without slots each connection would pay for its own dictionary.
     __slots__ = (
         "_arriving",
+        "_begun",
         "_body_bytes",
         "_body_left_bytes",
         "_current",
@@ -100,6 +104,7 @@ class RequestReader(Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._current: Request | None = None
         self._arriving: Request | None = None
+        self._begun = 0
         self._waiting: deque[Request] = deque()
         self._method = b""
         self._target = b""
@@ -144,6 +149,9 @@ class RequestReader(Protocol):
     def _next(self) -> None:
         raise NotImplementedError
 
+    def _go_on_later(self) -> None:
+        raise NotImplementedError
+
     def _close_soon(self, linger: bool) -> None:
         raise NotImplementedError
 
@@ -161,6 +169,7 @@ class RequestReader(Protocol):
             return
         fresh = False
         served = self._served
+        self._begun = 0
         if self._in_head:
             fresh = self._is_free() and not self._head_begun
             if fresh and self._repeat is not None and self._is_repeated(data):
@@ -188,6 +197,8 @@ class RequestReader(Protocol):
             self.hold_reading()
         elif fresh and self._learning and served and self._served == served:
             self._learn(data)  # the first and only request of this read
+        if self._waiting and self._current is None:
+            self._go_on_later()
 
     def _count_body(self, data: bytes) -> bytes:
         """Take what ``data`` holds of a body of known length; returns what is behind it."""
@@ -438,10 +449,12 @@ class RequestReader(Protocol):
 
     def _is_free(self) -> bool:
         """Whether a request would be the next to be answered, by a caller that takes its answers."""
-        return self._current is None and not self._waiting and not self._throttled
+        free = self._current is None and not self._waiting and not self._throttled
+        return free and self._begun < MAX_AT_ONCE
 
     def _begin(self, request: Request) -> None:
         self._current = request
+        self._begun += 1
         if request.refusal is not None:
             request.refuse(request.refusal)
         else:

@@ -1,25 +1,46 @@
-"""Host names: resolved in the reactor's thread pool, remembered for a while, and asked for once at a time.
+"""Host names: asked of the system on threads of their own, remembered for a while, and asked for once at a time.
 
-Twisted's resolver asks the system for every new connection, on one of ten threads. A slow name server would hold
-up every provider at once. Here a name is asked for once whoever wants it; the answer is kept for ``ttl_s``; and if
-the name server fails later, the old answer is used for up to ``stale_s``: a wrong address refuses the connection,
-which is no worse than no address. A failure is remembered too, for ``failed_s``: while a name server is down, every
-request would otherwise cost a look-up that takes seconds of a thread. A look-up that does not end (its thread could
-not be started, say) is given up by the first who asks after ``patience_s``, and made again.
+Twisted's resolver asks the system for every new connection, on one of ten threads, and the end of the process waits for
+them. A slow name server would hold up every provider at once, and then a stop: getaddrinfo takes half a minute to find
+out that nobody answers. Here each look-up has a thread that nobody waits for (:class:`SystemResolver`), and a name is
+asked for once whoever wants it (:class:`CachingResolver`), so that there are about as many threads as names.
+
+The answer is kept for ``ttl_s``; and if the name server fails later, the old answer is used for up to ``stale_s``: a
+wrong address refuses the connection, which is no worse than no address. A failure is remembered too, for ``failed_s``:
+while a name server is down, every request would otherwise cost a look-up that takes seconds of a thread. A look-up that
+does not end is given up by the first who asks after ``patience_s``, and made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from threading import Thread
+from typing import Any, Final
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IReactorTime, IResolutionReceiver
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostnameResolver,
+    IHostResolution,
+    IReactorFromThreads,
+    IReactorTime,
+    IResolutionReceiver,
+)
 from twisted.logger import Logger
 from zope.interface import implementer
 
 _log = Logger()
+
+_FAMILIES: Final[Mapping[frozenset[type[IAddress]], int]] = {
+    frozenset([IPv4Address]): socket.AF_INET,
+    frozenset([IPv6Address]): socket.AF_INET6,
+    frozenset([IPv4Address, IPv6Address]): socket.AF_UNSPEC,
+}
+_KINDS: Final[Mapping[int, Any]] = {socket.AF_INET: IPv4Address, socket.AF_INET6: IPv6Address}
+_TYPES: Final[Mapping[str, int]] = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 
 
 @implementer(IHostResolution)
@@ -60,6 +81,62 @@ class _Receiver:
         """All addresses, or none if the look-up failed."""
         if self._entry.asked_at == self._asked_at:  # nobody has given it up
             self._cache.resolved(self._entry, self._found)
+
+
+@implementer(IHostnameResolver)
+class SystemResolver:
+    """An IHostnameResolver that has the system answer, in the order in which the system prefers the addresses.
+
+    :param reactor: gets the answers.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads) -> None:
+        self._reactor: Any = reactor
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Sequence[type[IAddress]] | None = None,
+        transportSemantics: str = "TCP",
+    ) -> IHostResolution:
+        """See IHostnameResolver.
+
+        :raises RuntimeError: when no thread can be started.
+        """
+        family = socket.AF_UNSPEC if addressTypes is None else _FAMILIES[frozenset(addressTypes)]
+        question = (hostName, portNumber, family, _TYPES[transportSemantics])
+        resolution = _Resolution(hostName)
+        receiver: Any = resolutionReceiver
+
+        def look_up() -> None:
+            self._reactor.callFromThread(_tell, receiver, _addresses(transportSemantics, *question))
+
+        if isIPAddress(hostName) or isIPv6Address(hostName):
+            # Nobody has to be asked; the system only says what it makes of the scope of an IPv6 address.
+            receiver.resolutionBegan(resolution)
+            _tell(receiver, _addresses(transportSemantics, *question))
+        else:
+            # A daemon: the end of the process does not wait for it.
+            Thread(target=look_up, name=f"look-up of {hostName}", daemon=True).start()
+            receiver.resolutionBegan(resolution)
+        return resolution
+
+
+def _addresses(transport: str, *question: Any) -> list[IAddress]:
+    """What the system says; nothing when it fails, however it does. It may take its time."""
+    try:
+        found = socket.getaddrinfo(*question)
+        return [_KINDS[kind](transport, *where) for kind, _, _, _, where in found if kind in _KINDS]
+    except Exception:  # noqa: BLE001 - no name server, no such name, no name at all: there is no address
+        return []
+
+
+def _tell(receiver: Any, addresses: list[IAddress]) -> None:
+    for address in addresses:
+        receiver.addressResolved(address)
+    receiver.resolutionComplete()
 
 
 @implementer(IHostnameResolver)

@@ -276,6 +276,48 @@ def test_a_daemon(tmp_path: Path, of_twistd: tuple[str, ...]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def test_a_log_where_only_root_may_write(tmp_path: Path) -> None:
+    """A daemon that gave its privileges away has its log in a folder of root's all the same, to the last line; also
+    after the file was renamed, when it cannot make a new one there: then it goes on in the old one."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give privileges away")
+    tmp_path.chmod(0o755)
+    for each in tmp_path.parents[:2]:
+        each.chmod(0o711)
+    port, pid = _daemon(tmp_path, f"http://{HOST}:1", "--uid", "65534", "--gid", "65534")
+    try:
+        log, renamed = tmp_path / "proxy.log", tmp_path / "renamed"
+        assert (log.stat().st_uid, log.stat().st_gid, log.stat().st_mode & 0o777) == (65534, 65534, 0o600)
+        assert Path(f"/proc/{pid}").stat().st_uid == 65534
+        assert is_answered((HOST, port))
+        wait_until(lambda: any(each["event"] == "access" for each in _log(tmp_path)))
+        log.rename(renamed)
+        assert is_answered((HOST, port))
+        wait_until(lambda: renamed.read_text().count('"event":"access"') == 2)
+        wait_until(lambda: "proxy.log cannot be opened: Permission denied" in renamed.read_text())
+        log.touch()
+        os.chown(log, 65534, 65534)  # as logrotate's `create` does it
+        assert is_answered((HOST, port))
+        wait_until(lambda: any(each["event"] == "access" for each in _log(tmp_path)))
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
+        assert _log(tmp_path)[-1]["message"] == "Server Shut Down."
+        assert renamed.read_text().count('"event":"access"') == 2
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("log", ["nowhere/proxy.log", "folder"])
+def test_a_log_that_cannot_be_opened(tmp_path: Path, log: str) -> None:
+    """There is never a daemon without its log: the command ends, with a status and one line that says so."""
+    tmp_path.joinpath("folder").mkdir()
+    reason = "Is a directory" if log == "folder" else "No such file or directory"
+    said = f"llmproxy: the log file {tmp_path / log} cannot be opened: {reason}\n"
+    assert daemonise(tmp_path, "--port", f"tcp:0:interface={HOST}", of_twistd=("--logfile", log)) == (1, said)
+    assert not Path(tmp_path, "pid").exists()
+
+
 _IN_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.conversation import OK, Stage, get
+from tests.live.names import python_path
 from tests.live.proxy import ROOT, Proxy, all_providers, running_proxy
 from tests.live.upstream import HOST, Upstream
 from tests.live.wire import wait_until
@@ -164,6 +165,32 @@ def test_the_wall_clock_is_set(number: int) -> None:
         shown = time.mktime(time.strptime(event["time"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
         assert abs(shown - after) < 5
         assert 500 < event["duration_ms"] < 3000 or event["duration_ms"] < 100
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["who asked is there", "who asked has left"])
+def test_it_stops_while_a_name_server_is_silent(tmp_path: Path, waits: bool) -> None:
+    """A look-up that does not end holds up nothing: a second SIGTERM is the end, and so is the first one where nobody
+    waits for an answer."""
+    path = python_path(tmp_path, {}, {"silent.test": 30.0})
+    config = {"providers": {"silent": {"kind": "openai-compatible", "base_url": "http://silent.test"}}}
+    with running_proxy(config, PYTHONPATH=path) as proxy:
+        caller = proxy.connect()
+        caller.send(get(b"/silent/models"))
+        assert caller.is_quiet(0.5)
+        if not waits:
+            caller.close()
+            proxy.access_event(end_reason="client_gone")
+        began = time.monotonic()
+        proxy.signal(signal.SIGTERM)
+        if waits:
+            proxy.says("no longer listening")
+            proxy.signal(signal.SIGTERM)
+            assert caller.read_message().status == 503
+        assert proxy.exit_code() == 0
+        assert time.monotonic() - began < 3.0
 
 
 # -- descriptors -------------------------------------------------------------------------------------------------------

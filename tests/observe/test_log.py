@@ -18,10 +18,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from llmproxy.observe.access import ACCESS_FIELDS, AccessRecord
 from llmproxy.observe.log import LogObserver
 
 _NOON = 1795435262.345  # 2026-11-23T12:01:02.345Z
-_ACCESS: dict[str, object] = {
+_ACCESS: dict[str, Any] = {
     "event": "access",
     "request_id": "r1",
     "user": "alice",
@@ -40,6 +41,11 @@ _ACCESS: dict[str, object] = {
     "duration_ms": 1240.0,
     "end_reason": "ok",
 }
+
+
+def _record(**fields: Any) -> AccessRecord:
+    """A record of its own, as the log takes them over."""
+    return AccessRecord(**{**dict.fromkeys(ACCESS_FIELDS), **_ACCESS, **fields})
 
 
 class _Writer:
@@ -84,16 +90,14 @@ class Lines(_Case):
     """What a line holds."""
 
     def test_access_as_json(self) -> None:
-        """An access record is one flat JSON object, the time first, by either way into the log."""
+        """An access record is one flat JSON object, the time first."""
         observer = self._made()
-        observer.access(_ACCESS)
-        self._logger(observer).info("{rec}", rec=_ACCESS)
-        self._logger(observer).info("", access=_ACCESS)
+        observer.access(_record())
         observer.flush()
-        first, second, third = self.writer.records
-        self.assertEqual(first, {"time": "2026-11-23T12:01:02.345Z", **_ACCESS})
-        self.assertEqual({**second, "time": None}, {**_ACCESS, "time": None})
-        self.assertEqual(set(third), set(second))
+        self.assertEqual(
+            self.writer.records,
+            [{**dict.fromkeys(ACCESS_FIELDS), **_ACCESS, "time": "2026-11-23T12:01:02.345Z"}],
+        )
         self.assertTrue(self.writer.text.startswith('{"time":"2026-11-23T12:01:02.345Z","event":"access",'))
 
     def test_keys_in_any_case(self) -> None:
@@ -103,7 +107,7 @@ class Lines(_Case):
             for form in ("json", "text"):
                 self.setUp()
                 observer = self._made(form)
-                observer.access({**_ACCESS, "user": user})
+                observer.access(_record(user=user))
                 observer.flush()
                 self.assertNotIn("abcdefgh", self.writer.text)
                 self.assertIn("***", self.writer.text)
@@ -112,15 +116,16 @@ class Lines(_Case):
     def test_own_time(self) -> None:
         """A record that has a time keeps it."""
         observer = self._made()
-        observer.access({**_ACCESS, "time": "2026-01-01T00:00:00.000Z"})
+        observer.access(_record(time="2026-01-01T00:00:00.000Z"))
         observer.flush()
         self.assertEqual(self.writer.records[0]["time"], "2026-01-01T00:00:00.000Z")
 
     def test_access_as_text(self) -> None:
         """In text form it is a terse line for people."""
         observer = self._made("text")
-        observer.access(_ACCESS)
-        observer.access({"status": None, "end_reason": "client_gone", "error_class": "x", "duration_ms": 3})
+        observer.access(_record())
+        nothing: dict[str, Any] = dict.fromkeys(_ACCESS)
+        observer.access(_record(**nothing | {"end_reason": "client_gone", "error_class": "x", "duration_ms": 3}))
         observer.flush()
         clock = time.strftime("%H:%M:%S", time.localtime(_NOON))
         self.assertEqual(
@@ -188,7 +193,7 @@ class Lines(_Case):
             logger = self._logger(observer)
             observer({"log_level": LogLevel.debug, "log_format": "<d>"})
             logger.debug("<D>")
-            observer.access({"path": "<A>"})
+            observer.access(_record(path="<A>"))
             observer({"message": ("< >",)})
             for name in ("info", "warn", "error", "critical"):
                 logger.emit(LogLevel.lookupByName(name), f"<{name[0]}>")
@@ -211,7 +216,7 @@ class Hostile(_Case):
         for format in ("json", "text"):
             writer = _Writer()
             observer = LogObserver(writer, Clock(), format)
-            observer.access({"user": text, "path": text, "model": text})
+            observer.access(_record(user=text, path=text, model=text))
             observer({"log_level": LogLevel.info, "log_format": "{it}", "it": text})
             observer.flush()
             self.assertEqual(len(writer.text.splitlines()), 2)
@@ -221,7 +226,7 @@ class Hostile(_Case):
     def test_unicode_comes_back(self) -> None:
         """In JSON, text of any script is what it was."""
         observer = self._made()
-        observer.access({"user": "jö\u2028\x85\u202e\U0001f600 \x1b[31m"})
+        observer.access(_record(user="jö\u2028\x85\u202e\U0001f600 \x1b[31m"))
         observer.flush()
         self.assertEqual(self.writer.records[0]["user"], "jö\u2028\x85\u202e\U0001f600 \x1b[31m")
 
@@ -231,7 +236,7 @@ class Hostile(_Case):
             observer = self._made(format)
             logger = self._logger(observer)
             for name in ("user", "model", "path", "sdk", "upstream_request_id", "method"):
-                observer.access({**_ACCESS, name: "sk-proj-c4n4ry012345"})
+                observer.access(_record(**{name: "sk-proj-c4n4ry012345"}))
             logger.info("GET {url}", url="https://x.test/v1?key=c4n4ry012345")
             try:
                 raise ValueError({"x-api-key": "c4n4ry012345", "a": "Bearer c4n4ry012345"})
@@ -249,11 +254,11 @@ class Hostile(_Case):
                 raise RuntimeError("no text")
 
         observer = self._made()
-        observer.access({"path": object, "user": "\ud800", "retries": 2, "status": float("nan")})
-        observer.access({"path": Mute()})
+        observer.access(_record(path=object, user="\ud800", retries=2, status=float("nan")))
+        observer.access(_record(path=Mute()))
         self._logger(observer).info("{it}", it=Mute())
         self._logger(observer).info("{missing}")
-        observer.access({"path": "/after"})
+        observer.access(_record(path="/after"))
         observer.flush()
         records = self.writer.records
         self.assertEqual((records[0]["user"], records[0]["retries"]), ("\\ud800", 2))
@@ -269,7 +274,7 @@ class Batches(_Case):
         """Lines wait a quarter of a second for company, then go out in one write."""
         observer = self._made()
         for _ in range(3):
-            observer.access(_ACCESS)
+            observer.access(_record())
         self.clock.advance(0.24)
         self.assertEqual(self.writer.batches, [])
         self.clock.advance(0.02)
@@ -281,14 +286,14 @@ class Batches(_Case):
         """A full batch does not wait, and leaves no timer behind."""
         observer = self._made(batch=10)
         for _ in range(10):
-            observer.access(_ACCESS)
+            observer.access(_record())
         self.assertEqual(len(self.writer.batches), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_error_does_not_wait(self) -> None:
         """An error takes the lines before it along at once: the process may be about to die."""
         observer = self._made()
-        observer.access(_ACCESS)
+        observer.access(_record())
         self._logger(observer).error("bad")
         self.assertEqual([each["event"] for each in self.writer.records], ["access", "log"])
 
@@ -311,7 +316,7 @@ class Batches(_Case):
 
         reactor = Reactor()
         observer = LogObserver(self.writer, reactor)
-        thread = Thread(target=observer, args=({"log_level": LogLevel.info, "access": _ACCESS},))
+        thread = Thread(target=observer, args=({"log_level": LogLevel.info, "log_format": "found"},))
         thread.start()
         thread.join()
         self.assertEqual(reactor.getDelayedCalls(), [])
@@ -329,7 +334,7 @@ class SlowReader(_Case):
         observer = self._made(batch=2)
         self.writer.error = BlockingIOError()
         for number in range(5):
-            observer.access({"path": str(number)})
+            observer.access(_record(path=str(number)))
         self.clock.advance(1)
         self.writer.error = None
         self.clock.advance(1)
@@ -341,8 +346,8 @@ class SlowReader(_Case):
         observer = self._made()
         self.writer.takes_bytes = 7
         for number in range(3):
-            observer.access({"path": str(number)})
-        for _ in range(100):
+            observer.access(_record(path=str(number)))
+        for _ in range(400):
             self.clock.advance(0.25)
         self.assertEqual([each["path"] for each in self.writer.records], ["0", "1", "2"])
 
@@ -351,7 +356,7 @@ class SlowReader(_Case):
         observer = self._made()
         blocked = BlockingIOError(11, "again", 0)
         blocked.characters_written = 5
-        observer.access(_ACCESS)
+        observer.access(_record())
         self.writer.error = blocked
         observer.flush()
         self.writer.error = None
@@ -364,21 +369,21 @@ class SlowReader(_Case):
         observer = self._made()
         self.writer.takes_bytes = 50
         for number in range(5):
-            observer.access({"path": str(number)})
+            observer.access(_record(path=str(number)))
         waited: list[float] = []
         observer.close(waited.append)
         self.assertEqual([each["path"] for each in self.writer.records], ["0", "1", "2", "3", "4"])
         self.assertLess(sum(waited), 1)
         self.writer.takes_bytes = 100_000
-        observer.access({"path": "5"})
+        observer.access(_record(path="5"))
         self.assertEqual(self.writer.records[-1]["path"], "5")
         self.writer.error = BlockingIOError()
-        observer.access({"path": "6"})
+        observer.access(_record(path="6"))
         waited.clear()
         observer.close(waited.append)
         self.assertAlmostEqual(sum(waited), 2)
         self.writer.error = None
-        observer.access({"path": "7"})
+        observer.access(_record(path="7"))
         self.assertEqual([each["path"] for each in self.writer.records[-2:]], ["6", "7"])
 
     def test_bound(self) -> None:
@@ -386,7 +391,7 @@ class SlowReader(_Case):
         observer = self._made(pending_bytes_max=2000)
         self.writer.error = BlockingIOError()
         for _ in range(1000):
-            observer.access({"path": "x" * 50})
+            observer.access(_record(path="x" * 50))
         self.clock.advance(1)
         self.assertGreater(observer.dropped, 900)
         kept = 1000 - observer.dropped
@@ -402,11 +407,114 @@ class SlowReader(_Case):
         observer = self._made()
         for error in (OSError(28, "full"), ValueError("closed file"), BrokenPipeError()):
             self.writer.error = error
-            observer.access(_ACCESS)
-            observer.access(_ACCESS)
+            observer.access(_record())
+            observer.access(_record())
             observer.flush()
         self.assertEqual(observer.dropped, 6)
         self.writer.error = None
-        observer.access(_ACCESS)
+        observer.access(_record())
         observer.flush()
         self.assertIn("6 log lines were lost", self.writer.records[-1]["message"])
+
+
+class _FullDisk:
+    """A disk that takes a part of what is written, or nothing, as it is told; then all.
+
+    :ivar taken: what is on it.
+    """
+
+    def __init__(self) -> None:
+        self.taken = b""
+        self.takes: list[int | Exception] = []
+
+    def __call__(self, data: bytes) -> int:
+        part = self.takes.pop(0) if self.takes else len(data)
+        if isinstance(part, Exception):
+            raise part
+        self.taken += data[:part]
+        return min(part, len(data))
+
+    def read(self) -> tuple[list[str], int]:
+        """The messages in it, and how many lines it says were lost; halves of lines are left out."""
+        messages, lost = [], 0
+        for line in self.taken.decode().split("\n")[:-1]:
+            try:
+                message = json.loads(line)["message"]
+            except ValueError:
+                continue
+            if found := re.match(r"(\d+) log lines were lost", message):
+                lost += int(found[1])
+            else:
+                messages.append(message)
+        return messages, lost
+
+
+_FULL = OSError(28, "No space left on device")
+
+
+class FullDisk(_Case):
+    """The disk is full for a moment."""
+
+    def setUp(self) -> None:
+        """A disk, and a log on it."""
+        super().setUp()
+        self.disk = _FullDisk()
+        self.observer = LogObserver(self.disk, self.clock)
+
+    def write(self, *messages: str) -> None:
+        """Log these, and wait."""
+        for message in messages:
+            self.observer({"log_level": LogLevel.info, "log_format": "{it}", "it": message, "log_time": 0.0})
+        self.clock.advance(0.3)
+
+    def test_half_a_line(self) -> None:
+        """After a line of which only half was taken the next one begins on a new line, and one is told as lost."""
+        self.disk.takes = [40, _FULL]
+        self.write("a")
+        self.clock.advance(0.3)
+        self.write("b")
+        self.assertEqual(self.disk.read(), (["b"], 1))
+        self.assertEqual(self.disk.taken.count(b"\n"), 3)
+        self.write("c")
+        self.assertEqual(self.disk.read(), (["b", "c"], 1))
+        self.assertEqual(self.disk.taken.count(b"\n"), 4)
+
+    def test_many_lines_behind_half_a_line(self) -> None:
+        """All the lines that were waiting behind the half one are counted."""
+        self.disk.takes = [40, _FULL]
+        self.write(*map(str, range(50)))
+        self.clock.advance(0.3)
+        self.write("b")
+        self.assertEqual(self.disk.read(), (["b"], 50))
+
+    def test_the_count_is_not_lost(self) -> None:
+        """When the line that says how many were lost is lost too, whole or by half, a later one says it."""
+        for last in ([_FULL], [40, _FULL], [BlockingIOError(), _FULL]):
+            self.setUp()
+            self.disk.takes = [_FULL, 1 << 20, *last]
+            self.write(*map(str, range(50)))
+            self.assertEqual(self.observer.dropped, 50)
+            self.write("b")
+            self.clock.advance(0.3)
+            self.assertEqual(self.disk.read(), (["b"], 0))
+            self.write("c")
+            self.assertEqual(self.disk.read(), (["b", "c"], 50))
+            self.assertEqual(self.observer.dropped, 0)
+
+    @given(st.lists(st.tuples(st.integers(0, 3), st.none() | st.just(_FULL) | st.integers(0, 700))))
+    def test_nothing_is_lost_in_silence(self, moments: list[tuple[int, int | Exception | None]]) -> None:
+        """However much the disk takes and when, each line is on it, or in the number of those that were lost."""
+        self.setUp()
+        logged = 0
+        for count, takes in moments:
+            self.disk.takes = [BlockingIOError() if takes is None else takes]
+            self.write(*(str(logged + number) for number in range(count)))
+            logged += count
+        self.disk.takes = []
+        self.clock.advance(0.3)
+        self.write("the last one")
+        messages, lost = self.disk.read()
+        self.assertEqual(messages[-1], "the last one")
+        self.assertEqual(len(messages) - 1 + lost, logged)
+        self.assertEqual(messages[:-1], sorted(set(messages[:-1]), key=int))
+        self.assertEqual(self.observer.dropped, 0)

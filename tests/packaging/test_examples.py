@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmproxy.config.model import DEFAULT_PORT, Server
+from llmproxy.config.schema import ENVIRONMENT as VARIABLES
 from llmproxy.lifecycle.files import OWN_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,20 +106,75 @@ def test_the_image() -> None:
     assert not any(line.startswith("RUN") for line in last[users[-1] :])
 
 
+@pytest.mark.parametrize("path", [UNIT, IMAGE], ids=["unit", "image"])
+def test_the_configuration_decides(path: Path) -> None:
+    """Neither sets a variable that goes before a key of the configuration: the key would do nothing, and not say so."""
+    assert [name for name in VARIABLES if re.search(rf"\b{name}=", path.read_text())] == []
+
+
+def _ignored() -> re.Pattern[str]:
+    """What .dockerignore keeps from a build; patterns as https://docs.docker.com/build/concepts/context/ has them."""
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert not any(line.startswith(("!", "/")) for line in patterns)
+    ways = {"**/": "(?:.*/)?", "*": "[^/]*", ".": r"\."}
+    texts = [re.sub(r"\*\*/|\*|\.", lambda found: ways[found[0]], line) for line in patterns]
+    return re.compile(f"(?:{'|'.join(texts)})(?:/.*)?")
+
+
+def test_what_is_kept_from_a_build() -> None:
+    """No environment, history, cache or build of a folder that is worked in is sent to Docker, and none of our files
+    that the Dockerfile copies is left out."""
+    ignored = _ignored()
+    for path in (
+        ".git/HEAD",
+        ".venv/bin/python",
+        "tests/sdk/node/node_modules/x/y.js",
+        "tests/sdk/.venv-new/bin/python",
+        "benchmarks/build/x",
+        "llmproxy/wire/__pycache__/x.pyc",
+        "llmproxy/_build.py",
+        "llmproxy.egg-info/PKG-INFO",
+        "twisted/plugins/dropin.cache",
+        ".mypy_cache/x",
+        "dist/llmproxy-1.whl",
+        "_trial_temp-1/x",
+        "proxy.log",
+    ):
+        assert ignored.fullmatch(path), path
+    made = re.compile(r".*__pycache__/.*|.*\.pyc|llmproxy/_build\.py|.*dropin\.cache")
+    for source, _ in _copied():
+        files = [source, *source.rglob("*")] if source.is_dir() else [source]
+        names = [str(each.relative_to(ROOT)) for each in files]
+        assert [name for name in names if ignored.fullmatch(name) and not re.search(made, name + "/")] == []
+
+
+def _copied() -> list[tuple[Path, str]]:
+    """What the Dockerfile copies from the project, and the path that it gets."""
+    found = []
+    for line in _lines():
+        if line.startswith("COPY") and "--from" not in line:
+            *sources, to = line.split()[1:]
+            found += [(ROOT / source, source if to in ("./", source) else to) for source in sources]
+    assert found
+    return found
+
+
 @pytest.mark.slow
 def test_what_the_image_copies_is_enough(tmp_path: Path) -> None:
     """From the files that the Dockerfile copies, and no others, llmproxy is built, with its twistd plugin."""
-    for line in _lines():
-        if not line.startswith("COPY") or "--from" in line:
-            continue
-        *sources, to = line.split()[1:]
-        for source in sources:
-            place = tmp_path / (source if to in ("./", source) else to)
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__", "_build.py"))
-            else:
-                place.parent.mkdir(exist_ok=True)
-                shutil.copy(ROOT / source, place)
+    ignored = _ignored()
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        inside = Path(folder).relative_to(ROOT)
+        return [name for name in names if ignored.fullmatch(str(inside / name))]
+
+    for source, to in _copied():
+        place = tmp_path / to
+        if source.is_dir():
+            shutil.copytree(source, place, ignore=left_out)
+        else:
+            place.parent.mkdir(exist_ok=True)
+            shutil.copy(source, place)
     target = tmp_path / "installed"
     pip = (
         sys.executable,

@@ -98,7 +98,7 @@ class Workshop:
                 shutil.copytree(ROOT / name, self.sources / name, ignore=unwanted)
         for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "Makefile"):
             shutil.copy2(ROOT / name, self.sources)
-        for name in ("README.md", "CHANGELOG.md", "LICENSE", ".gitignore"):
+        for name in ("README.md", "CHANGELOG.md", "LICENSE", ".gitignore", ".dockerignore"):
             shutil.copy2(ROOT / name, self.sources)
 
     def _commit_sources(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides
@@ -60,6 +61,33 @@ class Taken(SynchronousTestCase):
             proxy.provider().says(ok(b"x" * 30_000))
         self.assertEqual(asked, 100)
         self.assertEqual(answers(caller.heard()), 100)
+
+    def test_others_in_between(self) -> None:
+        """Answers of the proxy's own are not all made in one turn of the reactor: others have theirs in between."""
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        turns: list[int] = []
+        proxy.clock.callLater(0, lambda: turns.append(len(proxy.access)))
+        caller.protocol.dataReceived(get("/nowhere") * 200)
+        self.assertLess(len(proxy.access), 50)
+        caller.turn()
+        self.assertLess(turns[0], 50)
+        for _ in range(10):
+            caller.turn()
+        self.assertEqual((answers(caller.heard()), len(proxy.access)), (200, 200))
+        caller.says(get("/health/live"))
+        self.assertEqual(answers(caller.heard()), 1)
+
+    def test_lost_in_between(self) -> None:
+        """A caller that leaves in between gets no more, and each request has its one event."""
+        proxy = ProxyInMemory()
+        caller = proxy.caller()
+        caller.protocol.dataReceived(get("/nowhere") * 200)
+        caller.transport.lost(ConnectionLost())
+        caller.turn()
+        self.assertEqual(len(proxy.access), 200)
+        self.assertEqual({str(each["end_reason"]) for each in proxy.access}, {"bad_request", "client_gone"})
+        self.assertEqual((proxy.site.channels, proxy.site.held), (set(), set()))
 
     def test_one_that_never_takes(self) -> None:
         """Whoever takes nothing at all is cut in its time; the requests that were not begun are no answers."""

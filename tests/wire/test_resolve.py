@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+import socket
+import threading
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -10,7 +14,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.wire.resolve import CachingResolver
+from llmproxy.wire.resolve import CachingResolver, SystemResolver
 
 
 class _System:
@@ -180,3 +184,121 @@ class Caching(SynchronousTestCase):
         self.assertEqual(waiting.hosts, [("192.0.2.1", 443)])
         self.ask("a.test")
         self.assertEqual([name for name, _ in self.system.asked], ["a.test", "b.test", "c.test", "a.test"])
+
+
+class _Turns:
+    """A reactor's way in for threads."""
+
+    def __init__(self) -> None:
+        self._calls: queue.Queue[Callable[[], None]] = queue.Queue()
+
+    def callFromThread(self, call: Callable[..., None], *arguments: Any) -> None:
+        self._calls.put(lambda: call(*arguments))
+
+    def next(self) -> None:
+        """Wait for the next call, and make it here."""
+        self._calls.get(timeout=5.0)()
+
+
+class Asking(SynchronousTestCase):
+    """The system is asked, and by whom."""
+
+    def setUp(self) -> None:
+        """A resolver; who asks for addresses gets these."""
+        self.turns = _Turns()
+        self.resolver = SystemResolver(self.turns)  # type: ignore[arg-type]
+        self.asked: list[tuple[Any, ...]] = []
+        self.asking: list[threading.Thread] = []
+        self.answer: list[Any] | Exception = []
+
+    def getaddrinfo(self, *question: Any) -> list[Any]:
+        self.asked.append(question)
+        self.asking.append(threading.current_thread())
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def ask(self, name: str = "api.test", **more: Any) -> _Asker:
+        """Ask, and wait for the answer."""
+        asker = _Asker()
+        with mock.patch.object(socket, "getaddrinfo", self.getaddrinfo):
+            self.resolver.resolveHostName(asker, name, 443, **more)  # type: ignore[arg-type]
+            self.assertEqual((asker.began.name, asker.complete), (name, 0))
+            self.turns.next()
+        self.assertEqual(asker.complete, 1)
+        return asker
+
+    def test_order(self) -> None:
+        """The addresses come in the system's order, with port, flow and scope; what is no address of IP is left out."""
+        self.answer = [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 443, 7, 3)),
+            (socket.AF_UNIX, socket.SOCK_STREAM, 0, "", "/run/it"),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 443)),
+        ]
+        found = self.ask().found
+        self.assertEqual(found, [IPv6Address("TCP", "fe80::1", 443, 7, 3), IPv4Address("TCP", "192.0.2.1", 443)])
+
+    def test_what_is_asked(self) -> None:
+        """The kinds of address and the transport are passed on, and are those of the answer."""
+        unspecified, stream, datagram = socket.AF_UNSPEC, socket.SOCK_STREAM, socket.SOCK_DGRAM
+        self.ask()
+        self.ask(addressTypes=(IPv4Address, IPv6Address))
+        self.ask(addressTypes=[IPv4Address])
+        self.ask(addressTypes=[IPv6Address])
+        self.answer = [(socket.AF_INET, datagram, 17, "", ("192.0.2.1", 443))]
+        self.assertEqual(self.ask(transportSemantics="UDP").found, [IPv4Address("UDP", "192.0.2.1", 443)])
+        self.assertEqual(
+            [question[1:] for question in self.asked],
+            [
+                (443, unspecified, stream),
+                (443, unspecified, stream),
+                (443, socket.AF_INET, stream),
+                (443, socket.AF_INET6, stream),
+                (443, unspecified, datagram),
+            ],
+        )
+
+    def test_failures(self) -> None:
+        """Whatever goes wrong, the look-up has ended, and there is no address."""
+        for error in (socket.gaierror(socket.EAI_AGAIN, "try again"), UnicodeError("no name"), ValueError("anything")):
+            self.answer = error
+            self.assertEqual(self.ask().found, [])
+        asker = _Asker()
+        self.resolver.resolveHostName(asker, "a..b")  # type: ignore[arg-type]
+        self.turns.next()
+        self.assertEqual((asker.found, asker.complete), ([], 1))
+
+    def test_a_thread_of_its_own(self) -> None:
+        """Each look-up has a thread, and the end of the process waits for none of them."""
+        self.ask()
+        self.ask("other.test")
+        self.assertEqual(len({*self.asking, threading.current_thread()}), 3)
+        self.assertTrue(all(each.daemon for each in self.asking))
+
+    def test_no_thread(self) -> None:
+        """Where none can be started the resolver says so, and the cache in front of it bears that."""
+        started = mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+        asker = _Asker()
+        with started:
+            self.assertRaises(RuntimeError, self.resolver.resolveHostName, asker, "api.test")
+            cache = CachingResolver(self.resolver, Clock())
+            cache.resolveHostName(asker, "api.test")  # type: ignore[arg-type]
+        self.assertEqual((asker.found, asker.complete), ([], 1))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_an_address(self) -> None:
+        """An address is its own answer, at once and without a thread; none where the other kind is wanted."""
+        for host, more, expected in (
+            ("192.0.2.1", {}, [IPv4Address("TCP", "192.0.2.1", 443)]),
+            ("2001:db8::1", {}, [IPv6Address("TCP", "2001:db8::1", 443)]),
+            ("2001:db8::1", {"addressTypes": [IPv4Address]}, []),
+            ("192.0.2.1", {"addressTypes": [IPv6Address]}, []),
+        ):
+            asker = _Asker()
+            with mock.patch.object(threading.Thread, "start", side_effect=AssertionError("a thread")):
+                self.resolver.resolveHostName(asker, host, 443, **more)  # type: ignore[arg-type]
+            self.assertEqual((asker.began.name, asker.found, asker.complete), (host, expected, 1))
+        asker = _Asker()
+        self.resolver.resolveHostName(asker, "fe80::1%lo", 443)  # type: ignore[arg-type]
+        (address,) = asker.found
+        self.assertEqual(address.scopeID, socket.if_nametoindex("lo"))  # type: ignore[attr-defined]

@@ -16,8 +16,8 @@ from zope.interface.verify import verifyObject
 
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.wire.request_reader import MAX_EMPTY_BYTES
 from llmproxy.wire.request import Request
+from llmproxy.wire.request_reader import MAX_EMPTY_BYTES
 from llmproxy.wire.server import SWEEP_S, Site
 from tests.wire.far_end import FarEnd
 
