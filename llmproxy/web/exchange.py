@@ -65,36 +65,62 @@ class Exchange:
 
     _log = Logger()
 
-    # What is not known yet.
-    phase = RECEIVING
-    route: Route | None = None
-    route_name = ""
-    meta_user: str | None = None
-    rest = b""
-    model: str | None = None
-    stream_requested: bool | None = None
-    streamed = False
-    error_class = ""
-    error_detail = ""
-    upstream_request_id = ""
-    _in_flight = False
-    _settled = False
-    _end_reason = EndReason.OK
-    _peek: BodyPeek | None = None
-    _upload: Upload | WholeBody | None = None
-    _plan: Plan | None = None
-    _answer_at = 0.0
-    _head_at = 0.0
-    _pending: Deferred[Any] | None = None
-    _response: Response | None = None
-    _relay: Relay | None = None
+    # An idle stream keeps its exchange for minutes: slots make it small, and are quicker than defaults of the class.
+    __slots__ = (
+        "_answer_at",
+        "_end_reason",
+        "_head_at",
+        "_in_flight",
+        "_peek",
+        "_pending",
+        "_plan",
+        "_progress",
+        "_ready_at",
+        "_relay",
+        "_response",
+        "_settled",
+        "_upload",
+        "began",
+        "context",
+        "error_class",
+        "error_detail",
+        "meta_user",
+        "model",
+        "phase",
+        "request",
+        "request_id",
+        "rest",
+        "route",
+        "route_name",
+        "stream_requested",
+        "streamed",
+        "upstream_request_id",
+    )
 
     def __init__(self, request: ProxyRequest, context: Context) -> None:
+        now, next_request_id = context.now, context.next_request_id
         self.request = request
         self.context = context
-        self.request_id = context.next_request_id()
-        self.began = self._ready_at = context.now()
+        self.request_id = next_request_id()
+        self.began = self._ready_at = now()
         self._progress = Progress()
+        # What is not known yet.
+        self.phase = RECEIVING
+        self.route: Route | None = None
+        self.route_name = self.error_class = self.error_detail = self.upstream_request_id = ""
+        self.meta_user: str | None = None
+        self.rest = b""
+        self.model: str | None = None
+        self.stream_requested: bool | None = None
+        self.streamed = self._in_flight = self._settled = False
+        self._end_reason = EndReason.OK
+        self._peek: BodyPeek | None = None
+        self._upload: Upload | WholeBody | None = None
+        self._plan: Plan | None = None
+        self._answer_at = self._head_at = 0.0
+        self._pending: Deferred[Any] | None = None
+        self._response: Response | None = None
+        self._relay: Relay | None = None
 
     # -- towards the provider --------------------------------------------------------------------------------
 
@@ -188,7 +214,8 @@ class Exchange:
         if self.model is None:
             self.model = plan.path_model if plan is not None else model_in_path(route.provider, self.rest)
         self.phase = CONNECTING
-        self._ready_at = self.context.now()
+        now = self.context.now
+        self._ready_at = now()
         self._progress.on_interim = self._pass_on_interim
         if plan is not None:
             url = plan.url
@@ -248,12 +275,13 @@ class Exchange:
             return
         self._response = response
         self.phase = RELAYING
-        self._answer_at = self.context.now()
+        now = self.context.now
+        self._answer_at = now()
         request = self.request
         request.cork()
         try:
             request.write_head(response.code, response.phrase, self._response_fields(response))
-            self._head_at = self.context.now()
+            self._head_at = now()
             pieces = response.whole_body()
             if pieces is not None:
                 for data in pieces:
@@ -395,8 +423,9 @@ class Exchange:
         if self._in_flight:
             self.request.site.in_flight -= 1
         if self.context.config.log.access:
+            write_access = self.context.write_access
             try:
-                self.context.write_access(self._access_event(end_reason))
+                write_access(self._access_event(end_reason))
             except Exception:  # noqa: BLE001 - a log that cannot be written ends no connection
                 self._log.failure("the access event of {request_id} could not be written", request_id=self.request_id)
         # The circle is opened here, so that all of it is freed at once and the collector has nothing to look for.
@@ -443,7 +472,8 @@ class Exchange:
 
     def _access_event(self, end_reason: EndReason) -> AccessRecord:
         request = self.request
-        now = self.context.now()
+        clock = self.context.now
+        now = clock()
         began = self.began
         progress = self._progress
         credential_id, user, path, sdk, client, method = self._said_by_head()

@@ -182,7 +182,11 @@ class Channel(RequestReader):
 
     def _wait(self, for_what: str, timeout_s: float) -> None:
         self._waits_for = for_what
-        self.deadline = self.site.now() + timeout_s if timeout_s else inf
+        if timeout_s:
+            now = self.site.now
+            self.deadline = now() + timeout_s
+        else:
+            self.deadline = inf
 
     def _wait_no_more(self) -> None:
         self._waits_for = NOTHING

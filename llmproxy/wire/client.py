@@ -324,7 +324,8 @@ class ClientConnection:
                 data += f.serialize_trailers(getattr(body, "trailers", []))
             writer.write(outgoing.head + data)
             if self._first_byte_timeout_s:
-                self.deadline = self._now() + self._first_byte_timeout_s
+                now = self._now
+                self.deadline = now() + self._first_byte_timeout_s
         elif body is not None:
             writer.write(outgoing.head)
             self._uploading = True

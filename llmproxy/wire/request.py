@@ -68,6 +68,7 @@ class Request(server.Request):
         "_close_delimited",
         "_continue_owed",
         "_corked",
+        "_disconnected",
         "_early",
         "_early_error",
         "_early_trailers",
@@ -131,7 +132,7 @@ class Request(server.Request):
         self.status = 0
         self.finished = self.startedWriting = self.chunked = 0
         self.sent_body_bytes = self.sent_pieces = self._leading_zeros = 0
-        self.head_written = self._corked = self._came_whole = False
+        self.head_written = self._corked = self._came_whole = self._disconnected = False
         self._suppress_body = self._close_delimited = self._continue_owed = False
         self._receiver: BodyReceiver | None = None
         self._early: list[bytes] = []
