@@ -45,12 +45,12 @@ def endpoint_for(listen: int | str, reactor: Any) -> IStreamServerEndpoint:
     if _HOST_AND_PORT.match(listen):
         host, _, port = listen.rpartition(":")
         raise ValueError(f"the port {listen!r} is a host and a port: write tcp:{port}:interface={host}")
-    if listen.startswith(_WITH_BACKLOG) and "backlog=" not in listen and not listen.endswith("\\"):
-        listen += f":backlog={BACKLOG}"
+    takes_backlog = listen.startswith(_WITH_BACKLOG) and "backlog=" not in listen and not listen.endswith("\\")
+    description = f"{listen}:backlog={BACKLOG}" if takes_backlog else listen
     try:
         if listen.startswith(("ssl:", "tls:")):
-            return TlsEndpoint(listen, reactor)
-        return serverFromString(reactor, listen)  # type: ignore[no-any-return]
+            return TlsEndpoint(description, reactor)
+        return serverFromString(reactor, description)  # type: ignore[no-any-return]
     except Exception as error:  # noqa: BLE001 - every endpoint plugin has errors of its own
         raise ValueError(
             f"the port {listen!r} is no number, and as a Twisted endpoint it fails: {_words(error)}"
