@@ -97,7 +97,7 @@ def test_nothing_but_http_1(stage: Stage) -> None:
         upstream = stage.upstream.accept()
         upstream.send(banner)
         if banner is EVIL:
-            # If it comes before the request is out, nothing is sent; behind it, it is an answer to that one and no other.
+            # Before the request is out, nothing is sent; behind it, it is an answer to that one and no other.
             returned = caller.read_message()
             assert returned.status == 200 or error_of(returned) == INVALID
         else:
