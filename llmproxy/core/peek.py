@@ -70,6 +70,56 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_FIELD_NAME = re.compile('[\x00-\x1f"\\\\\ud800-\udfff]')
 
 
+class Seen(NamedTuple):
+    """What a body says, as far as it is asked for: see :class:`BodyPeek`."""
+
+    model: str | None
+    stream: bool | None
+    user: str | None
+    max_tokens: int | None
+
+
+def look_at_whole(data: bytes, limit_bytes: int, user_path: Path = ("user",)) -> Seen:
+    """What a body says that is all here. The same as a BodyPeek would see; a small one is decoded straight away."""
+    decoder = _PLAIN.get(user_path)
+    if decoder is not None and len(data) <= min(limit_bytes, _ONE_GO_BYTES_MAX):
+        try:
+            found: Any = decoder.decode(data)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            found = None  # no JSON, or another type than it should have: each value is looked at by itself
+        if found is not None and found.entered is msgspec.UNSET and found.generationConfig is msgspec.UNSET:
+            model = found.model
+            user = None if user_path[1:] else found.user
+            return Seen(
+                model if model is None or len(model) <= _MODEL_CHARACTERS_MAX else None,
+                found.stream,
+                user if user is None or len(user) <= _USER_CHARACTERS_MAX else None,
+                next(filter(_is_count, (found.max_tokens, found.max_completion_tokens, found.max_output_tokens)), None),
+            )
+    peek = BodyPeek(limit_bytes, user_path)
+    peek.feed(data)
+    return Seen(peek.model, peek.stream, peek.user, peek.max_tokens)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _TOKENS_MAX
+
+
+def _plain(user_path: Path) -> msgspec.json.Decoder[msgspec.Struct]:
+    """Takes the members of a body that are looked for, unless one of them is an object that has to be entered."""
+    fields: list[tuple[str, Any, Any]] = [
+        ("model", str | None, None),
+        ("stream", bool | None, None),
+        *((name, int | None, None) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")),
+        ("user", str | None, None),
+        ("generationConfig", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET),
+        ("entered", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET),
+    ]
+    other = "user" if user_path[1:] else "entered"  # the one that this path has not
+    names = {"user": user_path[0], "entered": user_path[0], other: "(no member)"}
+    return msgspec.json.Decoder(msgspec.defstruct("_Plain", fields, rename=names, gc=False))
+
+
 class _Watch(NamedTuple):
     """What is looked for: the paths whose values are kept, those of the objects that are entered for them, and for
     each such object (the whole body is ``()``) two decoders that take only the members of interest: one that takes
@@ -110,6 +160,7 @@ _WATCH: Final[Mapping[Path, _Watch]] = MappingProxyType(
     {path: _watch(path) for path in ((), ("user",), ("metadata", "user_id"))}
 )
 """Worked out once for the paths that the built-in providers have."""
+_PLAIN: Final = MappingProxyType({path: _plain(path) for path in _WATCH if path})
 
 
 class BodyPeek:

@@ -102,7 +102,7 @@ class _Sending(OutgoingRequest):
     def __init__(
         self, origin: Origin, method: bytes, head: bytes, body: IBodyProducer | None, chunked: bool, progress: Progress
     ) -> None:
-        super().__init__(method, head, body, chunked, progress.on_interim)
+        OutgoingRequest.__init__(self, method, head, body, chunked, progress.on_interim)
         self.origin = origin
         self.progress = progress
         self.asked_at = 0.0

@@ -28,7 +28,7 @@ from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ProxyError
 from llmproxy.core.fields import Fields
 from llmproxy.core.framing import FramingError
-from llmproxy.core.peek import BodyPeek
+from llmproxy.core.peek import BodyPeek, Seen, look_at_whole
 from llmproxy.core.target import split_query, without_query_item
 from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import dialect_of, model_in_path
@@ -114,7 +114,7 @@ class Exchange:
         self.stream_requested: bool | None = None
         self.streamed = self._in_flight = self._settled = False
         self._end_reason = EndReason.OK
-        self._peek: BodyPeek | None = None
+        self._peek: BodyPeek | Seen | None = None
         self._upload: Upload | WholeBody | None = None
         self._plan: Plan | None = None
         self._answer_at = self._head_at = 0.0
@@ -160,14 +160,13 @@ class Exchange:
         if whole is not None:
             self._upload = WholeBody(whole)
             if looks:
-                self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
-                self._peek.feed(whole)
+                self._peek = look_at_whole(whole, self.context.config.server.peek_bytes, route.provider.user_path)
             self._forward()
             return
         look = None
         if looks:
-            self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
-            look = self._peek.feed
+            peek = self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
+            look = peek.feed
         upload = self._upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
         request.receive_body(upload)
 

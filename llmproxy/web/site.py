@@ -94,7 +94,7 @@ class ProxyRequest(Request):
         fields += context.cors.answer_fields(self.index)
         if context.config.fidelity.request_id:
             fields.append((b"X-LLM-Proxy-Request-ID", exchange.request_id.encode("ascii")))
-        super().write_head(status, reason, fields)
+        Request.write_head(self, status, reason, fields)
 
     def completed(self) -> None:
         """The answer is out; the exchange is told."""

@@ -420,7 +420,7 @@ class ClientConnection:
         if not 100 <= status <= 599:
             self._fail(InvalidAnswer("the answer's status code is not one"))
             return
-        if _NOT_IN_REASON.search(self._reason) is not None:
+        if self._reason != b"OK" and _NOT_IN_REASON.search(self._reason) is not None:
             # RFC 9112 4: reason-phrase = 1*( HTAB / SP / VCHAR / obs-text ). llhttp takes other controls as well.
             self._fail(InvalidAnswer("the answer's reason phrase holds a control character"))
             return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import httptools
 from twisted.internet.protocol import Protocol
@@ -172,7 +172,8 @@ class RequestReader(Protocol):
         self._begun = 0
         if self._in_head:
             fresh = self._is_free() and not self._head_begun
-            if fresh and self._repeat is not None and self._is_repeated(data):
+            repeat = self._repeat
+            if fresh and repeat is not None and self._is_repeated(data, repeat):
                 return
             self._head_bytes += len(data)
         try:
@@ -221,9 +222,8 @@ class RequestReader(Protocol):
             self._deaf = True
         return behind
 
-    def _is_repeated(self, data: bytes) -> bool:
+    def _is_repeated(self, data: bytes, repeat: RepeatedHead) -> bool:
         """Take ``data`` for the same request as the last one, with another body, if it is that: see wire/repeat.py."""
-        repeat = cast(RepeatedHead, self._repeat)
         found = repeat.match(data)
         if found is None:
             return False

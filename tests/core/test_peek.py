@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.core.peek import BodyPeek
+from llmproxy.core.peek import BodyPeek, look_at_whole
 
 LIMIT_BYTES = 1 << 20
 
@@ -106,6 +106,18 @@ class AnyObject(SynchronousTestCase):
         user_path = data.draw(_user_paths)
         peek = _looked_at(data.draw(_pieces(text)), user_path)
         self.assertEqual(_answer(peek), _reference(json.loads(text), user_path))
+
+    @given(_texts(), _user_paths)
+    def test_at_one_look(self, text: bytes, user_path: tuple[str, ...]) -> None:
+        """A body that is all here is looked at in another way, and says the same."""
+        expected = _reference(json.loads(text), user_path)[:4]
+        self.assertEqual(look_at_whole(text, LIMIT_BYTES, user_path), expected)
+
+    @given(_texts(), _user_paths, st.integers(0, 40))
+    def test_part_at_one_look(self, text: bytes, user_path: tuple[str, ...], cut: int) -> None:
+        """So does one that is cut short, or goes on, or is longer than may be looked at."""
+        for body, limit in ((text[:-cut] if cut else text, LIMIT_BYTES), (text + b"}", LIMIT_BYTES), (text, cut)):
+            self.assertEqual(look_at_whole(body, limit, user_path), _answer(_looked_at([body], user_path, limit))[:4])
 
     @given(_texts(), _user_paths)
     def test_byte_by_byte(self, text: bytes, user_path: tuple[str, ...]) -> None:
