@@ -37,6 +37,9 @@ HALF_CLOSED: Final = "half closed"
 GONE: Final = "gone"
 """What can be known of the other end of a connection: see :func:`peer_state`."""
 
+COPIED_BYTES: Final = 8 * 1024
+"""Up to here what was gathered is copied together."""
+
 GATHERED_BYTES: Final = 64 * 1024
 """How much one writer gathers within a turn before it sends."""
 
@@ -147,9 +150,29 @@ class DirectWriter(Writer):
     def flush(self) -> None:
         """Send what waits for the end of the turn. To be called before the connection is closed."""
         waiting, self._waiting = self._waiting, []
-        self._waiting_bytes = 0
-        if waiting and not self._transport._aborting:
-            self._send_now(b"".join(waiting) if len(waiting) > 1 else waiting[0])
+        size, self._waiting_bytes = self._waiting_bytes, 0
+        if not waiting or self._transport._aborting:
+            return
+        if len(waiting) == 1:
+            self._send_now(waiting[0])
+        elif size < COPIED_BYTES or self._queued:
+            self._send_now(b"".join(waiting))
+        else:
+            self._send_together(waiting, size)
+
+    def _send_together(self, pieces: list[bytes], size: int) -> None:
+        """Send large pieces without copying them into one (sendmsg(2)); nothing is queued before them."""
+        try:
+            taken = self._transport.getHandle().sendmsg(pieces)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            self._send_now(b"".join(pieces))  # which meets the same error, and knows what to do
+            return
+        self.sent_bytes += size
+        if taken < size:
+            self._queued = True
+            self._transport.write(b"".join(pieces)[taken:])
 
     def _send_now(self, data: bytes) -> None:
         """Send ``data`` now as far as the kernel takes it; the rest is queued in the transport.

@@ -13,7 +13,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.config.model import Upstream
 from llmproxy.wire.client import ClientConnection, OutgoingRequest
-from llmproxy.wire.direct import GONE, HALF_CLOSED, HERE, DirectWriter, Writer, peer_state, quiet_check, writer_for
+from llmproxy.wire.direct import (
+    COPIED_BYTES,
+    GONE,
+    HALF_CLOSED,
+    HERE,
+    DirectWriter,
+    Outbox,
+    Writer,
+    peer_state,
+    quiet_check,
+    writer_for,
+)
 from llmproxy.wire.upstream_error import NeverAnswered
 from tests.wire.far_end import FarEnd
 from tests.wire.kernel_pair import KernelPair
@@ -116,6 +127,25 @@ class Direct(_Case):
         writer = writer_for(pair.transport)
         writer.write(b"nobody hears this")
         self.assertEqual(writer.sent_bytes, 0)
+        self.assertIsNone(protocol.lost)
+        pair.reactor.turn()
+        self.assertIsNotNone(protocol.lost)
+
+    def test_dead_socket_at_the_end_of_a_turn(self) -> None:
+        """The same for large pieces that were gathered within a turn."""
+        protocol = _Silent()
+        pair = self.pair(protocol)
+        writer = writer_for(pair.transport)
+        assert isinstance(writer, DirectWriter)
+        outbox = writer._outbox = Outbox()
+        writer.write(b"first")
+        pair.transport.socket.shutdown(socket.SHUT_WR)
+        outbox.gathering = True
+        for _ in range(2):
+            writer.write(b"x" * COPIED_BYTES)
+        self.assertEqual(writer.buffered_bytes, 2 * COPIED_BYTES)
+        outbox.send()
+        self.assertEqual(writer.sent_bytes, 5)
         self.assertIsNone(protocol.lost)
         pair.reactor.turn()
         self.assertIsNotNone(protocol.lost)

@@ -10,12 +10,12 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.tcp import Port
+from twisted.internet.tcp import Port, Server
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 import twisted
-from llmproxy.wire.direct import GATHERED_BYTES, writer_for
+from llmproxy.wire.direct import COPIED_BYTES, GATHERED_BYTES, writer_for
 from llmproxy.wire.polling import read_directly
 
 
@@ -180,6 +180,27 @@ class Gathering(SynchronousTestCase):
             caller.sendall(b"?")
         self.turn()
         self.assertEqual(self.speaker.sent, [GATHERED_BYTES + 1] * 2)
+
+    def test_large_pieces(self) -> None:
+        """Large pieces go out together too, each once and in order, also where the kernel takes only a part of them."""
+        for size in (COPIED_BYTES, GATHERED_BYTES - 1):
+            callers = self.begin(2, size=size)
+            for connection in list(self.reactor._selectables.values()):
+                if isinstance(connection, Server):
+                    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            for caller in callers:
+                caller.sendall(b"?")
+            self.turn()
+            self.assertEqual(self.speaker.sent, [0, 0])
+            for caller in callers:
+                heard = b""
+                while len(heard) < size + 1:
+                    caller.setblocking(False)
+                    try:
+                        heard += caller.recv(1 << 20)
+                    except BlockingIOError:
+                        self.turn()
+                self.assertEqual(heard, b"x" * size + b"!")
 
     def test_a_fault_in_the_same_turn(self) -> None:
         """What is raised at the end of one connection keeps no answer of another one back."""
