@@ -149,16 +149,20 @@ class DirectWriter(Writer):
 
     def flush(self) -> None:
         """Send what waits for the end of the turn. To be called before the connection is closed."""
-        waiting, self._waiting = self._waiting, []
+        waiting = self._waiting
         size, self._waiting_bytes = self._waiting_bytes, 0
-        if not waiting or self._transport._aborting:
-            return
         if len(waiting) == 1:
-            self._send_now(waiting[0])
-        elif size < COPIED_BYTES or self._queued:
-            self._send_now(b"".join(waiting))
+            data = waiting[0]
+            waiting.clear()
+            self._send_now(data)
+        elif waiting and not self._transport._aborting:
+            self._waiting = []
+            if size < COPIED_BYTES or self._queued:
+                self._send_now(b"".join(waiting))
+            else:
+                self._send_together(waiting, size)
         else:
-            self._send_together(waiting, size)
+            waiting.clear()
 
     def _send_together(self, pieces: list[bytes], size: int) -> None:
         """Send large pieces without copying them into one (sendmsg(2)); nothing is queued before them."""
