@@ -34,14 +34,19 @@ class LogFile:
 
         :raises OSError: when that cannot be.
         """
-        try:
-            # In a folder that others may write, a link of theirs is not made a file of theirs: O_EXCL follows none.
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, self._mode)
-        except FileExistsError:
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-        else:
+        self._descriptor, is_new = self._opened()
+        if is_new:
             with contextlib.suppress(OSError):  # without root nobody is given anything, and twistd will say so
                 os.fchown(self._descriptor, *self._owner)
+
+    def _opened(self) -> tuple[int, bool]:
+        """A descriptor of the file, and whether the file was made."""
+        append = os.O_WRONLY | os.O_APPEND
+        try:
+            # In a folder that others may write, a link of theirs is not made a file of theirs: O_EXCL follows none.
+            return os.open(self._path, append | os.O_CREAT | os.O_EXCL, self._mode), True
+        except FileExistsError:
+            return os.open(self._path, append), False
 
     def write(self, data: bytes) -> int:
         """Append as much as the disk takes; returns how many bytes that was.
@@ -61,7 +66,7 @@ class LogFile:
 
     def _open_anew(self) -> None:
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, self._mode)
+            descriptor, _ = self._opened()
         except OSError as error:
             if self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink:
                 raise  # the file that we have was removed: what is written there is gone, and is to count as lost

@@ -166,6 +166,8 @@ class Channel(RequestReader):
     def limits_changed(self) -> None:
         """Other limits hold from now on: no wait is longer, and what the old ones let in is judged again."""
         self.forget_repeated()
+        if self.surplus is not None:
+            return  # its time is short, whatever the limits are
         limits = self.site.limits
         timeouts_s = {
             HEAD: limits.header_timeout_s,
@@ -287,8 +289,9 @@ class Channel(RequestReader):
                 self._begin(self._waiting.popleft())
         finally:
             self._advancing = False
-        if self._current is None and not self._ending and self._throttled:
-            # Answers that nobody takes would pile up, one for each request.
+        if self._current is None and not self._ending and self._throttled and self._linger is None:
+            # Answers that nobody takes would pile up, one for each request. (Not where the rest of a body is read away:
+            # that has its own end.)
             self.hold_reading()
             return
         if self._current is None and not self._ending and not self._head_begun and self._arriving is None:

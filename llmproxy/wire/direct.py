@@ -24,6 +24,9 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
+from twisted.logger import Logger
+
+_log = Logger()
 
 _DEAD = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN))
 """Errors after which nothing of what was given to ``send`` can have been, or will be, sent."""
@@ -99,7 +102,10 @@ class Outbox:
         self.gathering = False
         writers, self._writers = self._writers, []
         for writer in writers:
-            writer.flush()
+            try:
+                writer.flush()
+            except Exception:  # noqa: BLE001 - a fault at one connection keeps nothing of another's back
+                _log.failure("what was written to a connection could not be sent")
 
 
 class DirectWriter(Writer):
@@ -111,12 +117,14 @@ class DirectWriter(Writer):
     It is the only one that writes to its transport, so it knows when there can be something before it.
     """
 
-    __slots__ = ("_outbox", "_queued", "_send", "_waiting", "_waiting_bytes")
+    __slots__ = ("_outbox", "_queued", "_send", "_send_pieces", "_waiting", "_waiting_bytes")
 
     def __init__(self, transport: Connection) -> None:
         super().__init__(transport)
         self._queued = True  # whether the transport may hold something back, so that it has to be asked
+        # Bound now: the socket of a connection that was lost meanwhile is closed, which is an OSError, and not missing.
         self._send = transport.getHandle().send
+        self._send_pieces = transport.getHandle().sendmsg
         self._outbox: Outbox | None = getattr(transport.reactor, OUTBOX, None)
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -167,7 +175,8 @@ class DirectWriter(Writer):
     def _send_together(self, pieces: list[bytes], size: int) -> None:
         """Send large pieces without copying them into one (sendmsg(2)); nothing is queued before them."""
         try:
-            taken = self._transport.getHandle().sendmsg(pieces)
+            send = self._send_pieces
+            taken = send(pieces)
         except BlockingIOError:
             taken = 0
         except OSError:

@@ -42,7 +42,7 @@ RESET_S = 0.1
 """How soon after a caller was sent something to see whether it is there its reset is looked for."""
 
 MAX_SURPLUS = 64
-"""How many of those there may be; further ones are closed without a word."""
+"""How many connections there may be that are one too many; further ones are closed without a word."""
 
 _WARN_S = 10.0
 
@@ -92,7 +92,7 @@ class Site(Factory):
     # -- connections -----------------------------------------------------------------------------------------
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """A channel for one connection. One too many is answered 503, whatever it asks, but for its health."""
+        """A channel for one connection; None where there are too many even of those that are one too many."""
         limits = self.limits
         host = getattr(addr, "host", None)
         of_host = limits.max_connections_per_ip
@@ -133,7 +133,7 @@ class Site(Factory):
         self._telling = None
         for (key, limit), count in self._untold.items():
             self._log.warn(
-                "server.{key}: {limit} is reached; connections refused: {count}", key=key, limit=limit, count=count
+                "server.{key}: {limit} is reached; connections beyond it: {count}", key=key, limit=limit, count=count
             )
         if self._untold:
             self._untold.clear()

@@ -619,6 +619,15 @@ class Reloading(_Case):
         proxy.pass_time(6)
         self.assertEqual([each.closed for each in (idle, in_head, in_body)], [True] * 3)
 
+    def test_one_too_many(self) -> None:
+        """A connection that is one too many has its short time whatever the limits are."""
+        proxy = self.proxy(max_connections=1)
+        proxy.caller().says(post(_CHAT, b"{}"))
+        surplus = proxy.caller()
+        self.reload(proxy, max_connections=1, header_timeout_s=0)
+        proxy.pass_time(5)
+        self.assertTrue(surplus.closed)
+
     def test_shorter(self) -> None:
         """A shorter one holds from now on; a longer one does not make a wait longer that has begun."""
         proxy = self.proxy(keepalive_timeout_s=400)

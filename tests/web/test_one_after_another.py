@@ -133,6 +133,20 @@ class Taken(SynchronousTestCase):
             self.assertTrue(caller.closed)
             self.assertEqual(proxy.site.channels, set())
 
+    def test_an_early_answer_that_is_taken_late(self) -> None:
+        """The rest of a body that was answered early is read away also while the caller is behind with its answers;
+        then the next request has its turn."""
+        for size in range(31_000, 34_000, 300):
+            proxy = ProxyInMemory()
+            caller = proxy.caller()
+            caller.says(get("/openai/v1/models") + post("/nowhere", b"x" * 3000)[:-1000])
+            caller.stops_reading()
+            proxy.provider().says(ok(b"z" * size))
+            caller.reads_on()
+            caller.says(b"x" * 1000 + get("/health/live"))
+            proxy.pass_time(5)
+            self.assertEqual((answers(caller.heard()), caller.closed), (3, False), size)
+
     def test_the_rest_of_a_body(self) -> None:
         """Nor is the rest of a body behind an early answer read for longer because that was taken late."""
         proxy = ProxyInMemory()

@@ -6,6 +6,7 @@ import errno
 import socket
 from typing import Any
 
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -149,6 +150,25 @@ class Direct(_Case):
         self.assertIsNone(protocol.lost)
         pair.reactor.turn()
         self.assertIsNotNone(protocol.lost)
+
+    def test_lost_within_the_turn(self) -> None:
+        """A connection that is lost after pieces were gathered for it, in the same turn, keeps nothing of the others'
+        back; nor does a fault of ours at one of them."""
+        pairs = [self.pair() for _ in range(3)]
+        writers = [writer_for(pair.transport) for pair in pairs]
+        outbox = Outbox()
+        outbox.gathering = True
+        for writer in writers:
+            assert isinstance(writer, DirectWriter)
+            writer._queued = False
+            writer._outbox = outbox
+            for _ in range(2):
+                writer.write(b"x" * COPIED_BYTES)
+        pairs[0].transport.connectionLost(Failure(ConnectionLost()))
+        writers[1]._send_pieces = None  # type: ignore[attr-defined]
+        outbox.send()
+        self.assertEqual(len(pairs[2].heard()), 2 * COPIED_BYTES)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_an_error_that_passes(self) -> None:
         """If the kernel is short of memory for a moment, what was written is sent a little later, and so counts as
