@@ -43,6 +43,8 @@ READ_BYTES: Final = 32 * 1024
 MAX_FIELDS: Final = 256
 """How many header fields one answer may have; the providers send some 30."""
 MAX_INTERIM_ANSWERS: Final = 16
+CLOSING_S: Final = 10.0
+"""How long a connection that is closed may take to be gone; until then it has its place in ``max_connections``."""
 MAX_EMPTY_BYTES: Final = 128 * 1024
 """How much may come within a body that is no body: trailers and chunk extensions."""
 
@@ -566,6 +568,8 @@ class ClientConnection:
     def close(self) -> None:
         """Close the connection, which serves no request any more."""
         self.closed = True
+        now = self._now
+        self.deadline = now() + CLOSING_S  # over TLS there is an alert to send, and not every socket takes it
         self._writer.flush()
         self.transport.resumeProducing()
         self.transport.loseConnection()

@@ -408,6 +408,20 @@ class Answers(_Case):
             self.servers[1].says(ok(b"also good"))
             self.assertEqual(self.body_of(second), b"also good")
 
+    def test_a_close_that_is_not_taken(self) -> None:
+        """An upstream that does not even take our closing alert keeps its connection for ten seconds, and no longer."""
+        result = self.ask()
+        self.servers[0].says(ok())
+        self.body_of(result)
+        self.servers[0].far.stops_reading()
+        self.origin.retire()
+        for _ in range(9):
+            self.clock.advance(1)
+        self.assertEqual(self.origin.open_connections, 1)
+        for _ in range(3):
+            self.clock.advance(1)
+        self.assertEqual(self.origin.open_connections, 0)
+
     def test_an_answer_before_the_question(self) -> None:
         """What an upstream says together with the end of its handshake, before it was asked anything, is no answer; nor
         is a true answer to the first request ever given to the second."""
