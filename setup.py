@@ -61,6 +61,6 @@ class SdistWithNote(sdist):
 setup(
     packages=packages(),
     package_dir={"": "."},
-    package_data={"llmproxy": ["py.typed"]},
+    package_data={"llmproxy": ["py.typed", "pricing/prices.json"]},
     cmdclass={"build_py": BuildWithNote, "sdist": SdistWithNote},
 )

@@ -1,12 +1,14 @@
-"""How many bytes of text make one token, by model and kind of text: what an estimate can be built on.
+"""How many tokens a text is, by model and kind of text: what an estimate can be built on.
 
-Nothing here stands in for anything else. Every row says who counted: OpenAI's own tokenizer (the tiktoken
-package) or Anthropic's count_tokens endpoint (the anthropic package, and ANTHROPIC_API_KEY set). What cannot
-be counted is left out and named on standard error. Exit status 1 if nothing could be counted.
+Every row says who really counted: OpenAI's own tokenizer (the tiktoken package), Anthropic's count_tokens endpoint (the
+anthropic package and a key), or a stand-in, which is marked as one: for a model that tiktoken does not know, its newest
+encoding, and for Anthropic without a key, cl100k_base, whose figures are not Claude's. What cannot be counted at all is
+named on standard error. Exit status 1 if nothing could be counted.
 
-Prose, code, JSON and Chinese are measured apart, because they differ by more than the models do; one ratio
-for all of them would be wrong for each. The texts are made up from a seed, so a run can be repeated. The text
-alone is counted: what a provider adds for each message, for tools and for images is not in the figures.
+Lorem ipsum is what such figures are mostly taken from, and no text that anybody sends. So prose, code, JSON and Chinese
+are measured beside it, apart: they differ by more than the models do, and one ratio for all of them would be wrong for
+each. The texts are made up from a seed, so a run can be repeated. The text alone is counted: what a provider adds for
+each message, for tools and for images is not in the figures.
 """
 
 import argparse
@@ -22,7 +24,8 @@ from typing import Any, Final, TextIO
 
 SIZES: Final = "256,512,1024,2048,4096,8192"
 OPENAI_MODELS: Final = "gpt-4o,gpt-4o-mini,gpt-4-turbo,gpt-5"
-ANTHROPIC_MODELS: Final = "claude-3-5-haiku-20241022,claude-sonnet-4-20250514"
+ANTHROPIC_MODELS: Final = "claude-3-5-sonnet-20240620,claude-3-5-haiku-20241022,claude-sonnet-4-20250514"
+STAND_INS: Final = ("o200k_base", "cl100k_base")
 
 Count = Callable[[str], int]
 
@@ -33,6 +36,12 @@ WORDS: Final = """
     market measure morning mountain neighbour never nothing often other paper people quiet rather
     river second simple small something station street summer teacher through together under
     understand water weather window without
+""".split()
+LOREM: Final = """
+    lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore magna
+    aliqua ut enim ad minim veniam quis nostrud exercitation ullamco laboris nisi ut aliquip ex ea commodo consequat
+    duis aute irure dolor in reprehenderit in voluptate velit esse cillum dolore eu fugiat nulla pariatur excepteur sint
+    occaecat cupidatat non proident sunt in culpa qui officia deserunt mollit anim id est laborum
 """.split()
 NAMES: Final = (
     "buffer",
@@ -51,6 +60,10 @@ HAN: Final = (
     "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定"
 )
 HAN_STOPS: Final = "\u3002\uff0c\uff1f"  # full stop, comma and question mark, all of full width
+
+
+def lorem(chance: random.Random) -> str:
+    return " ".join(chance.choices(LOREM, k=chance.randint(6, 16))).capitalize() + ". "
 
 
 def prose(chance: random.Random) -> str:
@@ -81,6 +94,7 @@ def chinese(chance: random.Random) -> str:
 
 
 TEXTS: Final[tuple[tuple[str, Callable[[random.Random], str]], ...]] = (
+    ("lorem", lorem),
     ("prose", prose),
     ("code", code),
     ("json", json_text),
@@ -94,20 +108,26 @@ class CannotCount(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measurement. Sizes are in characters; the names are the columns of the CSV form."""
+    """One measurement. size_label is in characters; the names are the columns of the CSV form."""
 
-    text: str
-    size: int
+    size_label: str
     provider: str
     model: str
-    counted_by: str
     num_trials: int
     mean_tokens: float
     p50_tokens: float
     p95_tokens: float
     stdev_tokens: float
     mean_tokens_per_1k_chars: float
+    sample: str
+    counted_by: str
     mean_bytes_per_token: float
+
+
+HEADINGS: Final = (
+    *("Size", "Provider", "Model", "Trials", "MeanTokens", "P50", "P95", "Stdev", "MeanTok/1kChars"),
+    *("Sample", "CountedBy", "Bytes/Tok"),
+)
 
 
 def sample(kind: Callable[[random.Random], str], size: int, chance: random.Random) -> str:
@@ -118,24 +138,31 @@ def sample(kind: Callable[[random.Random], str], size: int, chance: random.Rando
     return text[:size]
 
 
-def openai_counter(model: str) -> tuple[str, Count]:
+def openai_counter(model: str, options: argparse.Namespace) -> tuple[str, Count]:
     """Who counts, and how. tiktoken fetches a model's table on first use, so it needs the network once."""
     tiktoken = package("tiktoken")
     try:
         encoding = tiktoken.encoding_for_model(model)
-    except KeyError as error:
-        raise CannotCount(f"this version of tiktoken does not know {model}") from error
+    except KeyError:
+        return stand_in(model, *STAND_INS)
     except OSError as error:  # requests' errors are OSErrors
         raise CannotCount(f"tiktoken could not fetch its table ({type(error).__name__})") from error
-    return f"tiktoken {encoding.name}", lambda text: len(encoding.encode(text, disallowed_special=()))
+    return f"tiktoken {encoding.name}", counting_with(encoding)
 
 
-def anthropic_counter(model: str) -> tuple[str, Count]:
-    """Who counts, and how: one call for each text, free of charge but under a rate limit."""
+def anthropic_counter(model: str, options: argparse.Namespace) -> tuple[str, Count]:
+    """Who counts, and how: one call for each text, free of charge but under a rate limit; a stand-in without a key.
+
+    A call that fails ends the model: half of a row from one tokenizer and half from another would be no figure.
+    """
+    key = options.anthropic_api_key or os.environ.get("ANTHROPIC_API_KEY")
+    if not key:
+        try:
+            return stand_in(model, STAND_INS[-1])
+        except CannotCount as error:
+            raise CannotCount(f"there is no key (--anthropic-api-key, or ANTHROPIC_API_KEY), and {error}") from error
     anthropic = package("anthropic")
-    if not os.environ.get("ANTHROPIC_API_KEY"):
-        raise CannotCount("ANTHROPIC_API_KEY is not set, and Anthropic publishes no tokenizer to count with here")
-    client = anthropic.Anthropic()
+    client = anthropic.Anthropic(api_key=key)
 
     def count(text: str) -> int:
         message = {"role": "user", "content": text}
@@ -149,6 +176,22 @@ def anthropic_counter(model: str) -> tuple[str, Count]:
     return "Anthropic count_tokens", lambda text: count(text) - empty
 
 
+def counting_with(encoding: Any) -> Count:
+    return lambda text: len(encoding.encode(text, disallowed_special=()))
+
+
+def stand_in(model: str, *encodings: str) -> tuple[str, Count]:
+    """Another tokenizer than the model's own: the first of these encodings that tiktoken has."""
+    tiktoken = package("tiktoken")
+    for name in encodings:
+        try:
+            encoding = tiktoken.get_encoding(name)
+        except (ValueError, OSError):  # not known to this version; its table could not be fetched
+            continue
+        return f"tiktoken {name} (stand-in)", counting_with(encoding)
+    raise CannotCount(f"tiktoken has no encoding to stand in for that of {model}")
+
+
 def package(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -156,7 +199,7 @@ def package(name: str) -> Any:
         raise CannotCount(f"the {name} package is not installed (pip install {name})") from error
 
 
-COUNTERS: Final[tuple[tuple[str, Callable[[str], tuple[str, Count]]], ...]] = (
+COUNTERS: Final[tuple[tuple[str, Callable[[str, argparse.Namespace], tuple[str, Count]]], ...]] = (
     ("openai", openai_counter),
     ("anthropic", anthropic_counter),
 )
@@ -172,17 +215,17 @@ def measure(provider: str, model: str, source: str, count: Count, options: argpa
             cuts = statistics.quantiles(tokens, n=20, method="inclusive") if len(tokens) > 1 else tokens * 19
             mean = statistics.fmean(tokens)
             yield Row(
-                text=kind,
-                size=size,
+                size_label=str(size),
                 provider=provider,
                 model=model,
-                counted_by=source,
                 num_trials=len(tokens),
                 mean_tokens=mean,
                 p50_tokens=statistics.median(tokens),
                 p95_tokens=cuts[-1],
                 stdev_tokens=statistics.stdev(tokens) if len(tokens) > 1 else 0.0,
                 mean_tokens_per_1k_chars=1000 * mean / size,
+                sample=kind,
+                counted_by=source,
                 mean_bytes_per_token=sum(len(text.encode()) for text in texts) / sum(tokens),
             )
 
@@ -194,7 +237,7 @@ def write_csv(rows: Iterable[Row], out: TextIO) -> None:
 
 
 def write_table(rows: Iterable[Row], out: TextIO) -> None:
-    table = [[field.name for field in fields(Row)], *map(cells, rows)]
+    table = [list(HEADINGS), *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), file=out)
@@ -226,13 +269,16 @@ def main() -> int:
     parser.add_argument("--seed", default="17", help="another seed, other texts")
     parser.add_argument("--openai-models", type=names, default=OPENAI_MODELS)
     parser.add_argument("--anthropic-models", type=names, default=ANTHROPIC_MODELS)
+    parser.add_argument(
+        "--anthropic-api-key", metavar="KEY", help="as good as ANTHROPIC_API_KEY, which nobody sees in ps"
+    )
     parser.add_argument("--csv", action="store_true", help="comma-separated values instead of a table")
     options = parser.parse_args()
     rows: list[Row] = []
     for provider, counter in COUNTERS:
         for model in getattr(options, f"{provider}_models"):
             try:
-                rows.extend(measure(provider, model, *counter(model), options))
+                rows.extend(measure(provider, model, *counter(model, options), options))
             except CannotCount as reason:
                 print(f"{provider} {model}: not counted, {reason}", file=sys.stderr)
     if not rows:

@@ -58,6 +58,9 @@ TRAILER_FORBIDDEN: Final = HOP_BY_HOP | {
 CONTROL_PREFIX: Final = b"x-llm-proxy-"
 """Request fields with this prefix are words to the proxy, not to the provider."""
 
+OWN_PREFIX: Final = b"x-llm-"
+"""Fields of answers with this prefix are the proxy's own: from a provider they would pass for our word."""
+
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
 

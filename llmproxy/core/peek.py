@@ -77,6 +77,7 @@ class Seen(NamedTuple):
     stream: bool | None
     user: str | None
     max_tokens: int | None
+    complete: bool
 
 
 def look_at_whole(data: bytes, limit_bytes: int, user_path: Path = ("user",)) -> Seen:
@@ -95,10 +96,11 @@ def look_at_whole(data: bytes, limit_bytes: int, user_path: Path = ("user",)) ->
                 found.stream,
                 user if user is None or len(user) <= _USER_CHARACTERS_MAX else None,
                 next(filter(_is_count, (found.max_tokens, found.max_completion_tokens, found.max_output_tokens)), None),
+                True,
             )
     peek = BodyPeek(limit_bytes, user_path)
     peek.feed(data)
-    return Seen(peek.model, peek.stream, peek.user, peek.max_tokens)
+    return Seen(peek.model, peek.stream, peek.user, peek.max_tokens, peek.complete)
 
 
 def _is_count(value: object) -> bool:
