@@ -1,0 +1,1 @@
+"""Price data: what is shipped, what people write, what is imported, and what is shown."""
