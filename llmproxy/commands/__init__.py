@@ -1,0 +1,1 @@
+"""What `llmproxy usage` and `llmproxy reprice` do: they read the ledger, and the second one corrects its prices."""
