@@ -71,9 +71,18 @@ class Call:
     name: str
     arguments: str
 
+    @property
+    def name_tokens(self) -> int:
+        """What of the call's tokens is its name."""
+        return tokens_of(self.name)
+
     def pieces(self) -> Iterator[str]:
         """The arguments as a stream brings them."""
         return (self.arguments[at : at + 8] for at in range(0, len(self.arguments), 8))
+
+    def counted_pieces(self) -> Iterator[tuple[str, int]]:
+        """The same, each with its tokens: those of the arguments, spread over the pieces."""
+        return spread(self.pieces(), -(-len(self.arguments) // 8), tokens_of(self.arguments))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +97,9 @@ class Answer:
     stop: str
     prompt_tokens: int
     cached_tokens: int
+    written_tokens: int
+    audio_tokens: int
+    image_tokens: int
     text_tokens: int
     thought_tokens: int
 
@@ -104,6 +116,10 @@ class Answer:
             total, count = self.text_bytes, self.count
             return (_filler(total * (i + 1) // count - total * i // count) for i in range(count))
         return (_word(self.seed, i) for i in range(self.count))
+
+    def counted_pieces(self) -> Iterator[tuple[str, int]]:
+        """The same, each with its tokens: those of the text, spread over the pieces."""
+        return spread(self.pieces(), self.count, self.text_tokens)
 
     def text(self) -> str:
         """The whole text."""
@@ -122,6 +138,11 @@ def dumps(value: object) -> bytes:
 def tokens_of(text: str) -> int:
     """How many tokens a text is."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // 4)
+
+
+def spread(pieces: Iterator[str], count: int, tokens: int) -> Iterator[tuple[str, int]]:
+    """`count` pieces, each with its share of the tokens; the shares add up."""
+    return ((piece, tokens * (i + 1) // count - tokens * i // count) for i, piece in enumerate(pieces))
 
 
 def seed_of(*texts: str) -> int:
@@ -203,7 +224,7 @@ def _tool_for(question: Question) -> Tool | None:
 def answer_to(question: Question, wishes: Wishes) -> Answer:
     """The answer to a question. `events` and `bytes` of the wishes win over the caller's token limit."""
     seed = seed_of(*question.texts)
-    prompt_tokens = question.prompt_tokens
+    prompt_tokens = question.prompt_tokens + wishes.audio_tokens + wishes.image_tokens
     tool = _tool_for(question)
     limit = question.max_tokens
     sized = wishes.events is not None or wishes.text_bytes is not None
@@ -244,8 +265,11 @@ def answer_to(question: Question, wishes: Wishes) -> Answer:
         literal=literal,
         call=call,
         stop=stop,
-        prompt_tokens=max(prompt_tokens, cached),
+        prompt_tokens=max(prompt_tokens, cached + wishes.written_tokens),
         cached_tokens=cached,
+        written_tokens=wishes.written_tokens,
+        audio_tokens=wishes.audio_tokens,
+        image_tokens=wishes.image_tokens,
         text_tokens=text_tokens,
         thought_tokens=thoughts,
     )

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from llmproxy.simulate.served import Served
 from llmproxy.simulate.wishes import BadWish, Wishes, split_model, wishes_of
 
 if TYPE_CHECKING:
@@ -42,10 +43,14 @@ class Refusal(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Reply:
-    """What is answered. `events`, when set, is the body as a stream, one item for each event."""
+    """What is answered. `events`, when set, is the body as a stream, one item for each event.
+
+    `served` is its usage; `None` where the answer bills nothing.
+    """
 
     body: bytes = b""
     events: Iterator[bytes] | None = None
+    served: Served | None = None
     content_type: bytes = b"application/json"
     status: int = 200
     fields: Fields = field(default_factory=list)
@@ -68,6 +73,9 @@ class House:
         self.responses: Remembered = Remembered()
         self.uploads: Remembered = Remembered()
         self.gemini_files: Remembered = Remembered()
+        self.chats: Remembered = Remembered()
+        self.batches: Remembered = Remembered()
+        self.interactions: Remembered = Remembered()
 
 
 def new_id(prefix: str, size: int = 24) -> str:
@@ -114,6 +122,11 @@ class Ask:
     def origin(self) -> str:
         """Scheme and authority as the caller used them, for the absolute URLs of an answer."""
         return f"{'https' if self.secure else 'http'}://{self.field(b'host')}"
+
+    @property
+    def provider(self) -> str:
+        """Whose endpoint it is: openai, anthropic, gemini or groq."""
+        return self.dialect.name.partition("-")[0]
 
     def field(self, name: bytes) -> str:
         """The field's values, joined by a comma as RFC 9110 section 5.3 allows; empty when absent."""

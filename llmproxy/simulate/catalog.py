@@ -35,6 +35,10 @@ OPENAI: Final = (
     Model(name="text-embedding-3-large"),
     Model(name="text-embedding-ada-002", dated="text-embedding-ada-002-v2"),
     Model(name="tts-1"),
+    Model(name="gpt-image-1"),
+    Model(name="dall-e-3"),
+    Model(name="gpt-4o-transcribe"),
+    Model(name="whisper-1"),
 )
 
 ANTHROPIC: Final = (
@@ -94,7 +98,12 @@ GROQ: Final = (
     Model(name="openai/gpt-oss-120b", title="OpenAI", input_limit=131_072, output_limit=65_536, thinks=True),
     Model(name="openai/gpt-oss-20b", title="OpenAI", input_limit=131_072, output_limit=65_536, thinks=True),
     Model(name="qwen/qwen3-32b", title="Alibaba Cloud", input_limit=131_072, output_limit=40_960, thinks=True),
+    Model(name="groq/compound", title="Groq", input_limit=131_072, output_limit=8_192),
+    Model(name="groq/compound-mini", title="Groq", input_limit=131_072, output_limit=8_192),
 )
+
+GROQ_COMPOUND_PARTS: Final = ("llama-3.3-70b-versatile", "openai/gpt-oss-120b")
+"""The models that a compound system is made of: the first plans, the second answers."""
 
 
 def thinks(models: tuple[Model, ...], name: str) -> bool:

@@ -219,6 +219,25 @@ class Anthropic:
         return b"event: error\ndata: " + dumps(event) + b"\n\n"
 
 
+class AnthropicCompat(Anthropic):
+    """Anthropic's OpenAI-compatible endpoint: OpenAI's shapes and errors, Anthropic's heads and keys.
+
+    https://docs.anthropic.com/en/api/openai-sdk
+    """
+
+    name = "anthropic-openai"
+
+    def check_key(self, ask: Ask) -> None:
+        if "invalid" in (ask.field(b"x-api-key") or bearer(ask)):
+            raise Refusal(401, "invalid x-api-key")
+
+    def error_body(self, refusal: Refusal, ask: Ask, head: Fields) -> bytes:
+        return dumps({"error": self.error(refusal) | {"code": None, "param": refusal.param}})
+
+    def error_event(self, sent: int) -> bytes:
+        return b"data: " + dumps({"error": self.error(Refusal(529, "")) | {"code": None, "param": None}}) + b"\n\n"
+
+
 _GEMINI_STATUSES: Final = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -332,14 +351,26 @@ class GeminiCompat(Gemini):
         return b"data: " + dumps([{"error": self.error(Refusal(503, ""))}]) + b"\n\n"
 
 
+class GeminiInteractions(Gemini):
+    """Gemini's Interactions, whose stream has its own error event."""
+
+    name = "gemini-interactions"
+
+    def error_event(self, sent: int) -> bytes:
+        event = {"event_type": "error", "error": {"code": "unavailable", "message": MESSAGES[503]}}
+        return b"event: error\ndata: " + dumps(event) + b"\n\n"
+
+
 OPENAI: Final = OpenAI()
 OPENAI_RESPONSES: Final = OpenAIResponses()
 GROQ: Final = Groq()
 GROQ_RESPONSES: Final = GroqResponses()
 ANTHROPIC: Final = Anthropic()
+ANTHROPIC_COMPAT: Final = AnthropicCompat()
 GEMINI: Final = Gemini()
 GEMINI_ARRAY: Final = GeminiArray()
 GEMINI_COMPAT: Final = GeminiCompat()
+GEMINI_INTERACTIONS: Final = GeminiInteractions()
 
 
 def guess(ask: Ask) -> Dialect:

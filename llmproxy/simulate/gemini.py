@@ -1,7 +1,8 @@
 """Gemini's generateContent and its like: whole, as SSE, and as one JSON array in pieces.
 
 Shapes: https://ai.google.dev/api/generate-content. The rules kept here: lines end with CRLF; there is no
-`[DONE]`; `usageMetadata` is in every chunk and cumulative; `candidatesTokenCount` leaves out the thoughts.
+`[DONE]`; `usageMetadata` is in every chunk and cumulative; `candidatesTokenCount` leaves out the thoughts, and
+`promptTokenCount` what the provider's own tools brought in.
 """
 
 import re
@@ -11,11 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from llmproxy.simulate import catalog
-from llmproxy.simulate.answer import Answer, Call, Question, Tool, answer_to, dumps
+from llmproxy.simulate.answer import Answer, Call, Question, Tool, answer_to, dumps, tokens_of
 from llmproxy.simulate.ask import Ask, House, Refusal, Reply, new_id
 from llmproxy.simulate.dialects import GEMINI_ARRAY
 from llmproxy.simulate.openai_chat import whole_number
 from llmproxy.simulate.openai_more import vector
+from llmproxy.simulate.served import Served
 
 JSON: Final = b"application/json; charset=UTF-8"
 
@@ -76,50 +78,84 @@ def _question(body: Mapping[str, Any], model: str) -> Question:
     )
 
 
-def _usage(answer: Answer, candidates: int, thoughts: int) -> dict[str, Any]:
+def modalities(answer: Answer) -> list[tuple[str, int]]:
+    """The prompt's tokens by modality; text is always among them."""
+    text = answer.prompt_tokens - answer.audio_tokens - answer.image_tokens
+    others = [("AUDIO", answer.audio_tokens), ("IMAGE", answer.image_tokens)]
+    return [("TEXT", text)] + [(name, tokens) for name, tokens in others if tokens]
+
+
+def served_of(answer: Answer, model: str, response_id: str, tool_use_tokens: int, *, told: bool) -> Served:
+    """What an answer uses."""
+    return Served(
+        provider="gemini",
+        model=model,
+        response_id=response_id,
+        input_tokens=answer.prompt_tokens + tool_use_tokens,
+        output_tokens=answer.output_tokens,
+        cache_read_tokens=answer.cached_tokens,
+        reasoning_tokens=answer.thought_tokens,
+        told=told,
+    )
+
+
+def _usage(answer: Answer, tool_use: int, candidates: int, thoughts: int) -> dict[str, Any]:
     usage: dict[str, Any] = {"promptTokenCount": answer.prompt_tokens}
     if candidates:
         usage["candidatesTokenCount"] = candidates
-    usage["totalTokenCount"] = answer.prompt_tokens + candidates + thoughts
+    usage["totalTokenCount"] = answer.prompt_tokens + tool_use + candidates + thoughts
     if answer.cached_tokens:
         usage["cachedContentTokenCount"] = answer.cached_tokens
         usage["cacheTokensDetails"] = [{"modality": "TEXT", "tokenCount": answer.cached_tokens}]
-    usage["promptTokensDetails"] = [{"modality": "TEXT", "tokenCount": answer.prompt_tokens}]
+    usage["promptTokensDetails"] = [{"modality": name, "tokenCount": count} for name, count in modalities(answer)]
+    if tool_use:
+        usage["toolUsePromptTokenCount"] = tool_use
+        usage["toolUsePromptTokensDetails"] = [{"modality": "TEXT", "tokenCount": tool_use}]
     if thoughts:
         usage["thoughtsTokenCount"] = thoughts
     return usage
 
 
 def _chunk(
-    parts: list[dict[str, Any]], stop: str | None, usage: dict[str, Any], last: dict[str, Any]
+    parts: list[dict[str, Any]], stop: str | None, usage: dict[str, Any] | None, last: dict[str, Any]
 ) -> dict[str, Any]:
     candidate: dict[str, Any] = {"content": {"parts": parts, "role": "model"}}
     if stop is not None:
         candidate["finishReason"] = "MAX_TOKENS" if stop == "length" else "STOP"
-    return {"candidates": [candidate | {"index": 0}], "usageMetadata": usage} | last
+    counted = {} if usage is None else {"usageMetadata": usage}
+    return {"candidates": [candidate | {"index": 0}]} | counted | last
 
 
 def _call_part(call: Call) -> dict[str, Any]:
     return {"functionCall": {"name": call.name, "args": msgspec.json.decode(call.arguments)}}
 
 
-def _chunks(answer: Answer, last: dict[str, Any], *, shown: bool) -> Iterator[dict[str, Any]]:
-    if shown and answer.thought_tokens:
-        text = "".join(answer.thoughts())
-        yield _chunk([{"text": text, "thought": True}], None, _usage(answer, 0, answer.thought_tokens), last)
+def _chunks(ask: Ask, answer: Answer, served: Served, last: dict[str, Any], *, shown: bool) -> Iterator[dict[str, Any]]:
+    thoughts, made = answer.thought_tokens, 0
+
+    def chunk(part: dict[str, Any], text_tokens: int, stop: str | None = None) -> dict[str, Any]:
+        """The next chunk; `text_tokens`: up to and with it. Its counters tell of the thoughts, shown or not."""
+        nonlocal made
+        served.made(thoughts + text_tokens - made)
+        made = thoughts + text_tokens
+        if ask.wishes.without_usage:
+            return _chunk([part], stop, None, last)
+        if stop is not None:
+            served.told()
+        return _chunk([part], stop, _usage(answer, ask.wishes.tool_use_tokens, text_tokens, thoughts), last)
+
+    if shown and thoughts:
+        yield chunk({"text": "".join(answer.thoughts()), "thought": True}, 0)
     if answer.call:
-        usage = _usage(answer, answer.text_tokens, answer.thought_tokens)
-        yield _chunk([_call_part(answer.call)], answer.stop, usage, last)
+        yield chunk(_call_part(answer.call), answer.text_tokens, answer.stop)
         return
-    sent = ""
-    for i, piece in enumerate(answer.pieces()):
+    # The tokens are spread over the pieces. The last piece has all of them, and so has to be known as the last.
+    sent, so_far = "", 0
+    for i, (piece, tokens) in enumerate(answer.counted_pieces()):
         if i:
-            # The tokens are spread over the pieces; the last chunk has them all.
-            so_far = max(1, answer.text_tokens * i // answer.count)
-            yield _chunk([{"text": sent}], None, _usage(answer, so_far, answer.thought_tokens), last)
-        sent = piece
-    usage = _usage(answer, answer.text_tokens, answer.thought_tokens)
-    yield _chunk([{"text": sent}], answer.stop, usage, last)
+            yield chunk({"text": sent}, so_far)
+        sent, so_far = piece, so_far + tokens
+    yield chunk({"text": sent}, answer.text_tokens, answer.stop)
 
 
 def _sse(chunks: Iterator[dict[str, Any]]) -> Iterator[bytes]:
@@ -145,17 +181,20 @@ def generate(ask: Ask, house: House) -> Reply:
     thinking = _get(_get(body, "generationConfig"), "thinkingConfig")
     shown = _get(thinking, "includeThoughts") is True
     last = {"modelVersion": model, "responseId": new_id("", 23)}
+    tool_use, without_usage = ask.wishes.tool_use_tokens, ask.wishes.without_usage
+    told = not streamed and not without_usage
+    served = served_of(answer, model, last["responseId"], tool_use, told=told)
     if streamed:
-        chunks = _chunks(answer, last, shown=shown)
+        chunks = _chunks(ask, answer, served, last, shown=shown)
         if ask.dialect is GEMINI_ARRAY:
-            return Reply(events=_array(chunks), content_type=JSON)
-        return Reply(events=_sse(chunks), content_type=b"text/event-stream")
+            return Reply(events=_array(chunks), content_type=JSON, served=served)
+        return Reply(events=_sse(chunks), content_type=b"text/event-stream", served=served)
     ask.must_fit()
     parts: list[dict[str, Any]] = [_call_part(answer.call)] if answer.call else [{"text": answer.text()}]
     if shown and answer.thought_tokens:
         parts.insert(0, {"text": "".join(answer.thoughts()), "thought": True})
-    usage = _usage(answer, answer.text_tokens, answer.thought_tokens)
-    return Reply(body=dumps(_chunk(parts, answer.stop, usage, last)), content_type=JSON)
+    usage = None if without_usage else _usage(answer, tool_use, answer.text_tokens, answer.thought_tokens)
+    return Reply(body=dumps(_chunk(parts, answer.stop, usage, last)), content_type=JSON, served=served)
 
 
 def count_tokens(ask: Ask, house: House) -> Reply:
@@ -178,11 +217,15 @@ def _embedding(body: Mapping[str, Any]) -> dict[str, Any]:
 def embed(ask: Ask, house: House) -> Reply:
     """`POST /{v}/models/{model}:embedContent` and `:batchEmbedContents`."""
     body = ask.json()
-    ask.model(ask.found["model"])
-    if ask.found["verb"] == "embedContent":
-        return Reply(body=dumps({"embedding": _embedding(body)}), content_type=JSON)
-    requests = [one for one in body.get("requests") or [] if isinstance(one, Mapping)]
-    return Reply(body=dumps({"embeddings": [_embedding(one) for one in requests]}), content_type=JSON)
+    model = ask.model(ask.found["model"])
+    single = ask.found["verb"] == "embedContent"
+    requests = [body] if single else [one for one in body.get("requests") or [] if isinstance(one, Mapping)]
+    made = [_embedding(one) for one in requests]
+    shown: dict[str, Any] = {"embedding": made[0]} if single else {"embeddings": made}
+    # No answer of these says what it cost.
+    tokens = sum(tokens_of(_text(one.get("content"))) for one in requests)
+    served = Served(provider="gemini", model=model, input_tokens=tokens)
+    return Reply(body=dumps(shown), content_type=JSON, served=served)
 
 
 def _model(model: catalog.Model) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from llmproxy.simulate import catalog, openai_chat
 from llmproxy.simulate.answer import dumps, seed_of, tokens_of
 from llmproxy.simulate.ask import Ask, House, Refusal, Reply, new_id
 from llmproxy.simulate.multipart import file_of
+from llmproxy.simulate.served import Served
 
 _DIMENSIONS: Final = {"text-embedding-3-large": 3072}
 _SPEECH_PIECE_BYTES: Final = 1024
@@ -46,8 +47,11 @@ def embeddings(ask: Ask, house: House) -> Reply:
             coded = base64.b64encode(struct.pack(f"<{size}f", *numbers)).decode()
         data.append({"object": "embedding", "index": index, "embedding": coded})
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    listed = {"object": "list", "data": data, "model": catalog.dated(catalog.OPENAI, model), "usage": usage}
-    return Reply(body=dumps(listed))
+    name = catalog.dated(catalog.OPENAI, model)
+    told = not ask.wishes.without_usage
+    listed = {"object": "list", "data": data, "model": name} | ({"usage": usage} if told else {})
+    served = Served(provider=ask.provider, model=name, input_tokens=tokens, told=told)
+    return Reply(body=dumps(listed), served=served)
 
 
 def _model(ask: Ask, model: catalog.Model) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def delete_file(ask: Ask, house: House) -> Reply:
 def speech(ask: Ask, house: House) -> Reply:
     """`POST audio/speech`: binary, chunked, of `bytes` bytes (16 KiB unless asked)."""
     body = ask.json()
-    ask.model(body.get("model"))
+    model = ask.model(body.get("model"))
     size = 16_384 if ask.wishes.text_bytes is None else ask.wishes.text_bytes
     block = hashlib.sha256(str(body.get("input")).encode("utf-8", "replace")).digest() * (_SPEECH_PIECE_BYTES // 32)
 
@@ -138,7 +142,9 @@ def speech(ask: Ask, house: House) -> Reply:
         for at in range(0, size, _SPEECH_PIECE_BYTES):
             yield block[: min(_SPEECH_PIECE_BYTES, size - at)]
 
-    return Reply(events=pieces(), content_type=b"audio/mpeg")
+    # Billed by the characters of the text; the answer does not say what that was.
+    served = Served(provider=ask.provider, model=model, input_tokens=tokens_of(str(body.get("input"))))
+    return Reply(events=pieces(), content_type=b"audio/mpeg", served=served)
 
 
 def moderations(ask: Ask, house: House) -> Reply:

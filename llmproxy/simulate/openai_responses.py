@@ -2,7 +2,8 @@
 
 Shapes: https://platform.openai.com/docs/api-reference/responses and /responses-streaming. The rules kept
 here: the stream and the whole object come from the same list of items; usage is null until the terminal
-event, which alone carries it; a background response has its usage only when it is fetched after its end.
+event, which alone carries it; a background response has its usage only when it is fetched after its end, and then
+each time again: the record has it once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from llmproxy.simulate import catalog
 from llmproxy.simulate.answer import Answer, Question, Tool, answer_to, dumps
 from llmproxy.simulate.ask import Ask, House, Refusal, Reply, new_id
 from llmproxy.simulate.openai_chat import SSE, service_tier, text_of, whole_number
+from llmproxy.simulate.served import Served
 
 Event = dict[str, Any]
 _BACKGROUND_S: Final = 0.5
@@ -23,13 +25,19 @@ _STORED_PIECES: Final = 4096
 
 @dataclass(slots=True, kw_only=True)
 class Stored:
-    """A response that can be fetched, cancelled and deleted."""
+    """A response that can be fetched, cancelled and deleted. `counted`: an answer has told its usage."""
 
     frame: dict[str, Any]
     items: list[dict[str, Any]]
     answer: Answer
     ready_s: float = 0.0
     cancelled: bool = False
+    counted: bool = False
+    without_usage: bool = False
+
+    def usage(self) -> dict[str, Any] | None:
+        """What it tells of its usage at its end."""
+        return None if self.without_usage else usage_of(self.answer)
 
     def at(self, now_s: float) -> dict[str, Any]:
         """The response object as it is now."""
@@ -37,7 +45,7 @@ class Stored:
             return self.frame | {"status": "cancelled"}
         if now_s < self.ready_s:
             return self.frame | {"status": "in_progress"}
-        return finished(self.frame, self.items, self.answer, now_s)
+        return finished(self.frame, self.items, self.answer, now_s, self.usage())
 
 
 def _turns(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -132,7 +140,10 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     """The usage object of a response."""
     return {
         "input_tokens": answer.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": answer.cached_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": answer.cached_tokens,
+            "cache_write_tokens": answer.written_tokens,
+        },
         "output_tokens": answer.output_tokens,
         "output_tokens_details": {"reasoning_tokens": answer.thought_tokens},
         "total_tokens": answer.prompt_tokens + answer.output_tokens,
@@ -157,7 +168,13 @@ def _filled(item: dict[str, Any], body: Mapping[str, Any], answer: Answer, text:
             return item | {"status": status, "content": [_text_part(text)]}
 
 
-def finished(frame: dict[str, Any], items: list[dict[str, Any]], answer: Answer, now_s: float) -> dict[str, Any]:
+def finished(
+    frame: dict[str, Any],
+    items: list[dict[str, Any]],
+    answer: Answer,
+    now_s: float,
+    usage: dict[str, Any] | None,
+) -> dict[str, Any]:
     """The response object at its end."""
     cut = answer.stop == "length"
     return frame | {
@@ -165,22 +182,41 @@ def finished(frame: dict[str, Any], items: list[dict[str, Any]], answer: Answer,
         "completed_at": None if cut else int(now_s),
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "output": items,
-        "usage": usage_of(answer),
+        "usage": usage,
     }
 
 
-def _item_events(item: dict[str, Any], at: int, body: Mapping[str, Any], answer: Answer) -> Iterator[Event]:
+def served_of(ask: Ask, frame: Mapping[str, Any], answer: Answer, *, told: bool) -> Served:
+    """What a response uses."""
+    return Served(
+        provider=ask.provider,
+        model=frame["model"],
+        response_id=frame["id"],
+        input_tokens=answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        cache_read_tokens=answer.cached_tokens,
+        cache_write_5m_tokens=answer.written_tokens,
+        reasoning_tokens=answer.thought_tokens,
+        told=told,
+    )
+
+
+def _item_events(
+    item: dict[str, Any], at: int, body: Mapping[str, Any], answer: Answer, served: Served
+) -> Iterator[Event]:
     """The events of one item between its `added` and its `done`."""
     where: Event = {"item_id": item["id"], "output_index": at}
     if answer.call is not None and item["type"] == "function_call":
-        for piece in answer.call.pieces():
+        for piece, tokens in answer.call.counted_pieces():
+            served.made(tokens)
             yield {"type": "response.function_call_arguments.delta", **where, "delta": piece}
         ended = {"arguments": answer.call.arguments, "name": answer.call.name}
         yield {"type": "response.function_call_arguments.done", **where, **ended}
     elif item["type"] == "message":
         where["content_index"] = 0
         yield {"type": "response.content_part.added", **where, "part": _text_part("")}
-        for piece in answer.pieces():
+        for piece, tokens in answer.counted_pieces():
+            served.made(tokens)
             yield {"type": "response.output_text.delta", **where, "delta": piece, "logprobs": []}
         text = answer.text()
         yield {"type": "response.output_text.done", **where, "text": text, "logprobs": []}
@@ -190,6 +226,7 @@ def _item_events(item: dict[str, Any], at: int, body: Mapping[str, Any], answer:
         part = {"type": "summary_text", "text": ""}
         yield {"type": "response.reasoning_summary_part.added", **where, "part": part}
         for piece in answer.thoughts():
+            served.made(1)
             yield {"type": "response.reasoning_summary_text.delta", **where, "delta": piece}
         text = "".join(answer.thoughts())
         yield {"type": "response.reasoning_summary_text.done", **where, "text": text}
@@ -197,19 +234,26 @@ def _item_events(item: dict[str, Any], at: int, body: Mapping[str, Any], answer:
 
 
 def _events(
-    frame: dict[str, Any], items: list[dict[str, Any]], body: Mapping[str, Any], answer: Answer, now_s: float
+    stored: Stored, items: list[dict[str, Any]], body: Mapping[str, Any], now_s: float, served: Served
 ) -> Iterator[Event]:
+    """The events of a response whose items are these, still without their text."""
+    frame, answer = stored.frame, stored.answer
     yield {"type": "response.created", "response": frame}
     yield {"type": "response.in_progress", "response": frame}
     ended = []
     for at, item in enumerate(items):
         begun = item if item["type"] == "reasoning" else item | {"status": "in_progress"}
+        if answer.call is not None and item["type"] == "function_call":
+            served.made(answer.call.name_tokens)
         yield {"type": "response.output_item.added", "output_index": at, "item": begun}
-        yield from _item_events(item, at, body, answer)
+        yield from _item_events(item, at, body, answer, served)
         full = _filled(item, body, answer, answer.text())
         ended.append(full)
         yield {"type": "response.output_item.done", "output_index": at, "item": full}
-    whole = finished(frame, ended, answer, now_s)
+    whole = finished(frame, ended, answer, now_s, stored.usage())
+    if not stored.without_usage:
+        served.told()
+        stored.counted = True
     yield {"type": f"response.{whole['status']}", "response": whole}
 
 
@@ -232,29 +276,32 @@ def create(ask: Ask, house: House) -> Reply:
     bare = _items(body, answer, thinks=question.thinks or answer.thought_tokens > 0)
     streamed = body.get("stream") is True
     background = frame["background"]
-    if streamed and not background:
-        # Nothing is kept whole here but what the shape itself repeats in its `done` events.
-        if frame["store"] and answer.count <= _STORED_PIECES:
-            house.responses[frame["id"]] = _stored(frame, bare, body, answer, 0.0)
-        return Reply(events=_stream(_events(frame, bare, body, answer, ask.now_s)), content_type=SSE)
-    ask.must_fit()
-    stored = _stored(frame, bare, body, answer, 0.0)
+    stored = Stored(frame=frame, items=[], answer=answer, without_usage=ask.wishes.without_usage)
+    # A streamed answer keeps nothing whole but what the shape itself repeats in its `done` events.
+    if not streamed or background:
+        ask.must_fit()
     if background:
         stored.ready_s = ask.now_s + ask.wishes.delay_s + max(_BACKGROUND_S, answer.count * ask.wishes.pause_s)
         frame["status"] = "queued"
-    if frame["store"] or background:
-        house.responses[frame["id"]] = stored
-    if background and streamed:
-        return Reply(events=_stream(_events(frame, bare, body, answer, ask.now_s)), content_type=SSE)
-    return Reply(body=dumps(frame if background else stored.at(ask.now_s)))
+    if not streamed or background or (frame["store"] and answer.count <= _STORED_PIECES):
+        text = answer.text()
+        stored.items = [_filled(item, body, answer, text) for item in bare]
+        if frame["store"] or background:
+            house.responses[frame["id"]] = stored
+    if streamed:
+        served = served_of(ask, frame, answer, told=False)
+        return Reply(events=_stream(_events(stored, bare, body, ask.now_s, served)), content_type=SSE, served=served)
+    if background:
+        return Reply(body=dumps(frame))
+    return Reply(body=dumps(stored.at(ask.now_s)), served=_told(ask, stored))
 
 
-def _stored(
-    frame: dict[str, Any], bare: list[dict[str, Any]], body: Mapping[str, Any], answer: Answer, ready_s: float
-) -> Stored:
-    text = answer.text()
-    full = [_filled(item, body, answer, text) for item in bare]
-    return Stored(frame=frame, items=full, answer=answer, ready_s=ready_s)
+def _told(ask: Ask, stored: Stored) -> Served | None:
+    """What a whole answer serves: the usage, where it has ended and none was told before."""
+    if stored.counted or stored.cancelled or ask.now_s < stored.ready_s:
+        return None
+    stored.counted = True
+    return served_of(ask, stored.frame, stored.answer, told=not stored.without_usage)
 
 
 def _known(ask: Ask, house: House) -> Stored:
@@ -267,12 +314,15 @@ def _known(ask: Ask, house: House) -> Stored:
 def fetch(ask: Ask, house: House) -> Reply:
     """`GET responses/{id}`, and with `?stream=true&starting_after=N` its events again from there."""
     stored = _known(ask, house)
+    # What was not made in the background was billed when it was made, however that ended.
+    counted = stored.counted or not stored.frame["background"]
     if ask.query.get("stream") != "true":
-        return Reply(body=dumps(stored.at(ask.now_s)))
+        return Reply(body=dumps(stored.at(ask.now_s)), served=None if counted else _told(ask, stored))
     after = ask.query.get("starting_after", "-1")
     bare = [item | {"content": []} if item["type"] == "message" else item for item in stored.items]
-    events = _events(stored.frame, bare, stored.frame, stored.answer, ask.now_s)
-    return Reply(events=_stream(events, int(after) if after.isdigit() else -1), content_type=SSE)
+    served = served_of(ask, stored.frame, stored.answer, told=False)
+    events = _stream(_events(stored, bare, stored.frame, ask.now_s, served), int(after) if after.isdigit() else -1)
+    return Reply(events=events, content_type=SSE, served=None if counted else served)
 
 
 def delete(ask: Ask, house: House) -> Reply:

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llmproxy.core.fields import Fields, serialize
+from llmproxy.simulate.served import Served
 from llmproxy.simulate.steps import GARBAGE, Act, Step
 from llmproxy.simulate.wishes import HEAD, Wishes
 from llmproxy.wire.request import Request
@@ -49,11 +50,24 @@ class Performance:
         self._paused = False
         self._performing = False
         self._raw = False
+        self._served: Served | None = None
         request.notifyFinish().addErrback(self._gone)
 
-    def perform(self, status: int, fields: Fields, steps: Iterator[Step], wishes: Wishes, *, streamed: bool) -> None:
-        """Answer after the delay. `fields` hold a Content-Length where the body is whole."""
-        self._steps, self._wishes = steps, wishes
+    def perform(
+        self,
+        status: int,
+        fields: Fields,
+        steps: Iterator[Step],
+        wishes: Wishes,
+        *,
+        streamed: bool,
+        served: Served | None = None,
+    ) -> None:
+        """Answer after the delay. `fields` hold a Content-Length where the body is whole.
+
+        `served` is told what of the body was written, and whether all of it was.
+        """
+        self._steps, self._wishes, self._served = steps, wishes, served
         self._timer = self._clock.callLater(wishes.delay_s, self._begin, status, fields, streamed)
 
     def _begin(self, status: int, fields: Fields, streamed: bool) -> None:
@@ -109,8 +123,13 @@ class Performance:
                 channel.write(data)
         else:
             self._request.write(data)
+        # A caller who is found gone by this very write did not get it.
+        if self._served is not None and self._ended is not None:
+            self._served.sent(len(data))
 
     def _finish(self) -> None:
+        if self._served is not None:
+            self._served.finished()
         self._settle(gone=False)
         if self._raw:
             self._close()

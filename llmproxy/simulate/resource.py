@@ -6,7 +6,10 @@ request is answered, recorded, and counted once.
 """
 
 import hashlib
-from typing import Any, Final
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+from urllib.parse import parse_qs
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -22,7 +25,7 @@ from llmproxy.simulate.answer import dumps
 from llmproxy.simulate.ask import LARGEST_BODY_BYTES, Ask, House, Refusal, Reply
 from llmproxy.simulate.dialects import Gemini, guess
 from llmproxy.simulate.performance import Performance, reason_of
-from llmproxy.simulate.record import Record
+from llmproxy.simulate.record import KEPT, Noted, Record
 from llmproxy.simulate.routes import find
 from llmproxy.simulate.wishes import Wishes
 from llmproxy.wire.request import Request
@@ -33,13 +36,14 @@ _OWN: Final = "/_simulator/"
 class _Body:
     """Receives a request's body: hashes and counts all of it, keeps the beginning."""
 
-    def __init__(self, noted: dict[str, Any]) -> None:
+    def __init__(self, noted: Noted, received: Callable[[Noted], None]) -> None:
         self._noted = noted
+        self._received = received
         self._hash = hashlib.sha256()
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self.size_bytes = 0
-        self.answer: Any = None
+        self.answer: Callable[[bytes, int], None] | None = None
 
     def body_received(self, data: bytes) -> None:
         """The next piece."""
@@ -60,6 +64,7 @@ class _Body:
         self._noted["body_complete"] = True
         if self.answer is not None:
             self.answer(b"".join(self._kept), self.size_bytes)
+        self._received(self._noted)
 
 
 @implementer(IResource)
@@ -67,16 +72,17 @@ class SimulatorRoot(Resource):
     """All four providers under one root, to be served by `llmproxy.wire.server.Site`.
 
     :param clock: paces the answers, and gives their time stamps.
+    :param keep: how many requests the record remembers, at most a million.
     """
 
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, keep: int = KEPT) -> None:
         Resource.__init__(self)
         self._clock = clock
         self._house = House()
-        self._record = Record()
+        self._record = Record(keep)
 
     def render(self, request: Request) -> int:
         """Answer any method on any path."""
@@ -92,7 +98,7 @@ class SimulatorRoot(Resource):
             ask.read_wishes()
         except Refusal:
             pass  # said when the body is in, as every other answer
-        body = _Body(noted)
+        body = _Body(noted, self._record.received)
         if ask.wishes.early:
             self._answer(performance, ask, noted)
             if not request.body_done:
@@ -114,21 +120,26 @@ class SimulatorRoot(Resource):
             secure=secure,
         )
 
-    def _answer(self, performance: Performance, ask: Ask, noted: dict[str, Any]) -> None:
+    def _answer(self, performance: Performance, ask: Ask, noted: Noted) -> None:
         reply, head = self._reply(ask)
         wishes = ask.wishes
+        if wishes.crlf and not reply.content_type.startswith(b"text/event-stream"):
+            wishes = replace(wishes, crlf=False)
         status = reply.status
         if wishes.status is not None and status == 200:
             status = wishes.status
+        served = reply.served if status < 300 else None
+        if served is not None:
+            served.stream = reply.events is not None
         try:
             coded = steps.whole(reply.body, wishes.encoding) if reply.events is None else b""
             made = (
-                steps.steps_of_body(coded, wishes)
+                steps.steps_of_body(coded, wishes, served)
                 if reply.events is None
-                else steps.steps_of_events(reply.events, wishes, ask.dialect.error_event)
+                else steps.steps_of_events(reply.events, wishes, ask.dialect.error_event, served)
             )
         except steps.CodingUnavailable as missing:
-            status, wishes = 501, Wishes()
+            status, wishes, served = 501, Wishes(), None
             reply = Reply(body=dumps({"error": {"message": str(missing), "type": "simulator", "code": None}}))
             coded = reply.body
             made = steps.steps_of_body(coded, wishes)
@@ -147,7 +158,8 @@ class SimulatorRoot(Resource):
         if reply.events is None:
             fields.append((b"Content-Length", b"%d" % len(coded)))
         noted["status"] = status
-        performance.perform(status, fields, made, wishes, streamed=reply.events is not None)
+        noted.served = served
+        performance.perform(status, fields, made, wishes, streamed=reply.events is not None, served=served)
 
     def _reply(self, ask: Ask) -> tuple[Reply, Fields]:
         """What the endpoint answers, or its refusal in the provider's shape; and the provider's fields."""
@@ -173,22 +185,21 @@ class SimulatorRoot(Resource):
     def _show(self, request: Request) -> None:
         """`/_simulator/...`: not recorded itself."""
         name, _, query = request.uri.decode("latin-1").removeprefix(_OWN).partition("?")
-        status = 200
-        shown: object
+        numbers = {what: int(given[-1]) for what, given in parse_qs(query).items() if given[-1].isdecimal()}
+        status, body = 200, b"{}"
         if name == "requests" and request.method == b"DELETE":
             self._record.forget()
-            shown = {}
+        elif name == "requests" and request.method == b"PUT":
+            self._record.keep(numbers.get("keep", KEPT))
         elif name == "requests":
-            count = query.removeprefix("last=")
-            shown = {"requests": self._record.last(int(count) if count.isdigit() else 100)}
+            body = self._record.page(numbers.get("last"), numbers.get("after"))
         elif name == "connections":
             channel = request.channel
             open_now = 0 if channel is None else len(channel.site.channels)
-            seen = {"open": open_now, "used": self._record.connections}
-            shown = seen | self._record.counts
+            body = dumps({"open": open_now, "used": self._record.connections} | self._record.counts)
         else:
-            status, shown = 404, {"error": "known are /_simulator/requests and /_simulator/connections"}
-        body = dumps(shown)
+            status = 404
+            body = dumps({"error": "known are /_simulator/requests and /_simulator/connections"})
         request.write_head(
             status,
             reason_of(status),

@@ -9,17 +9,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from llmproxy.simulate import anthropic, gemini, gemini_upload, openai_chat, openai_more, openai_responses
+from llmproxy.simulate import (
+    anthropic,
+    anthropic_batches,
+    gemini,
+    gemini_upload,
+    interactions,
+    openai_batches,
+    openai_chat,
+    openai_media,
+    openai_more,
+    openai_responses,
+)
 from llmproxy.simulate.ask import Ask, House, Refusal, Reply
 from llmproxy.simulate.dialects import (
     ANTHROPIC,
+    ANTHROPIC_COMPAT,
     GEMINI,
     GEMINI_COMPAT,
+    GEMINI_INTERACTIONS,
     GROQ,
     GROQ_RESPONSES,
     OPENAI,
     OPENAI_RESPONSES,
     Dialect,
+    bearer,
     guess,
 )
 
@@ -28,6 +42,10 @@ Endpoint = Callable[[Ask, House], Reply]
 
 def _anthropic(ask: Ask) -> bool:
     return ask.has(b"anthropic-version")
+
+
+def _anthropic_key(ask: Ask) -> bool:
+    return _anthropic(ask) or ask.has(b"x-api-key") or bearer(ask).startswith("sk-ant-")
 
 
 def _gemini(ask: Ask) -> bool:
@@ -65,6 +83,7 @@ def _route(
 def _openai_like(prefix: str, dialect: Dialect, responses: Dialect) -> list[Route]:
     return [
         _route(f"POST {prefix}/chat/completions", dialect, openai_chat.chat),
+        _route(f"GET {prefix}/chat/completions/{{id}}", dialect, openai_chat.stored_chat),
         _route(f"POST {prefix}/completions", dialect, openai_chat.completions),
         _route(f"POST {prefix}/responses", responses, openai_responses.create),
         _route(f"GET {prefix}/responses/{{id}}", responses, openai_responses.fetch),
@@ -73,6 +92,10 @@ def _openai_like(prefix: str, dialect: Dialect, responses: Dialect) -> list[Rout
         _route(f"POST {prefix}/embeddings", dialect, openai_more.embeddings),
         _route(f"POST {prefix}/moderations", dialect, openai_more.moderations),
         _route(f"POST {prefix}/audio/speech", dialect, openai_more.speech),
+        _route(f"POST {prefix}/audio/transcriptions", dialect, openai_media.transcriptions),
+        _route(f"POST {prefix}/images/generations", dialect, openai_media.images),
+        _route(f"POST {prefix}/batches", dialect, openai_batches.create),
+        _route(f"GET {prefix}/batches/{{id}}", dialect, openai_batches.fetch),
         _route(f"GET {prefix}/models", dialect, openai_more.models),
         _route(f"GET {prefix}/models/{{model}}", dialect, openai_more.model),
         _route(f"POST {prefix}/files", dialect, openai_more.upload),
@@ -86,12 +109,18 @@ def _openai_like(prefix: str, dialect: Dialect, responses: Dialect) -> list[Rout
 ROUTES: Final[tuple[Route, ...]] = (
     _route("POST /v1/messages", ANTHROPIC, anthropic.messages),
     _route("POST /v1/messages/count_tokens", ANTHROPIC, anthropic.count_tokens),
+    _route("POST /v1/messages/batches", ANTHROPIC, anthropic_batches.create),
+    _route("GET /v1/messages/batches/{id}", ANTHROPIC, anthropic_batches.fetch),
+    _route("GET /v1/messages/batches/{id}/results", ANTHROPIC, anthropic_batches.results),
+    _route("POST /v1/chat/completions", ANTHROPIC_COMPAT, openai_chat.chat, _anthropic_key),
     _route("GET /v1/models", ANTHROPIC, anthropic.models, _anthropic),
     _route("GET /v1/models/{model}", ANTHROPIC, anthropic.model, _anthropic),
     _route("GET /api/hello", ANTHROPIC, anthropic.hello, keyed=False),
     _route("POST /{v}/models/{model}:(?P<verb>generateContent|streamGenerateContent)", GEMINI, gemini.generate),
     _route("POST /{v}/models/{model}:countTokens", GEMINI, gemini.count_tokens),
     _route("POST /{v}/models/{model}:(?P<verb>embedContent|batchEmbedContents)", GEMINI, gemini.embed),
+    _route("POST /{v}/interactions", GEMINI_INTERACTIONS, interactions.create),
+    _route("GET /{v}/interactions/{id}", GEMINI_INTERACTIONS, interactions.fetch),
     _route("GET /{v}/models", GEMINI, gemini.models, _gemini),
     _route("GET /{v}/models/{model}", GEMINI, gemini.model, _gemini),
     _route("(POST|PUT) /upload/{v}/files", GEMINI, gemini_upload.start, keyed=False),

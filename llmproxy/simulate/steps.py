@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from llmproxy.simulate.served import Served
 from llmproxy.simulate.wishes import Wishes
 
 GARBAGE: Final = b"\x16\x03\x01 this is not HTTP \xff\xfe\r\n\r\n"
@@ -79,14 +80,22 @@ def whole(body: bytes, coding: str | None) -> bytes:
     return coder.code(body) + coder.end()
 
 
-def steps_of_events(events: Iterator[bytes], wishes: Wishes, error_event: Callable[[int], bytes]) -> Iterator[Step]:
+def steps_of_events(
+    events: Iterator[bytes], wishes: Wishes, error_event: Callable[[int], bytes], served: Served | None = None
+) -> Iterator[Step]:
     """The steps of a streamed answer. Raises `CodingUnavailable` now, not later."""
     coder = None if wishes.encoding is None else coder_for(wishes.encoding)
-    return _sized(_broken(_coded(_stopped(events, wishes, error_event), coder), wishes), wishes)
+    steps = _stopped(events if served is None else served.watched(events), wishes, error_event)
+    if wishes.crlf:
+        steps = (_crlf(step) if isinstance(step, bytes) else step for step in steps)
+    steps = _coded(steps, coder)
+    return _sized(_broken(steps if served is None else _marked(steps, served), wishes), wishes)
 
 
-def steps_of_body(body: bytes, wishes: Wishes) -> Iterator[Step]:
+def steps_of_body(body: bytes, wishes: Wishes, served: Served | None = None) -> Iterator[Step]:
     """The steps of a body that is whole, and coded already."""
+    if served is not None:
+        served.whole(len(body))
     pieces: Iterable[Step] = (body[at : at + WRITE_BYTES] for at in range(0, len(body), WRITE_BYTES))
     if wishes.silence is not None:
         # The whole body is one event: silence=0 keeps it back, a larger number changes nothing.
@@ -109,6 +118,21 @@ def _stopped(events: Iterator[bytes], wishes: Wishes, error_event: Callable[[int
             return
         yield event
         sent += 1
+
+
+def _crlf(event: bytes) -> bytes:
+    """The same event, its lines ended by CRLF. JSON text has no line ends of its own that would be touched."""
+    return event.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
+def _marked(steps: Iterator[Step], served: Served) -> Iterator[Step]:
+    """The same steps. Each is pulled alone, so what is made by then is what ends with it."""
+    end_bytes = 0
+    for step in steps:
+        if isinstance(step, bytes):
+            end_bytes += len(step)
+            served.mark(end_bytes)
+        yield step
 
 
 def _coded(steps: Iterator[Step], coder: _Coder | None) -> Iterator[Step]:

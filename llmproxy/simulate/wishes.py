@@ -16,6 +16,7 @@ HEAD: Final = -1
 """The place before the response head, where other places are counts of events or of body bytes."""
 
 CODINGS: Final = ("gzip", "deflate", "br", "zstd")
+ITERATIONS: Final = ("compaction", "advisor")
 LONGEST_S: Final = 86_400.0
 LARGEST: Final = 1 << 40
 
@@ -36,7 +37,14 @@ class Wishes:
     events: int | None = None
     text_bytes: int | None = None
     cached_tokens: int | None = None
+    written_tokens: int = 0
     reasoning_tokens: int | None = None
+    tool_use_tokens: int = 0
+    audio_tokens: int = 0
+    image_tokens: int = 0
+    without_usage: bool = False
+    iterations: str | None = None
+    crlf: bool = False
     status: int | None = None
     retry_after_s: float | None = None
     silence: int | None = None
@@ -82,10 +90,19 @@ def _place(text: str) -> int:
         raise BadWish("the word head, or a whole number of events or bytes") from None
 
 
-def _coding(text: str) -> str:
-    if text in CODINGS:
-        return text
-    raise BadWish(f"one of {', '.join(CODINGS)}")
+def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in words:
+            return text
+        raise BadWish(f"one of {', '.join(words)}")
+
+    return parse
+
+
+def _none(text: str) -> bool:
+    if text == "none":
+        return True
+    raise BadWish("the word none")
 
 
 def _yes(text: str) -> bool:
@@ -100,7 +117,14 @@ GRAMMAR: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "events": ("events", _count(0)),
     "bytes": ("text_bytes", _count(0)),
     "cached": ("cached_tokens", _count(0)),
+    "written": ("written_tokens", _count(0)),
     "reasoning": ("reasoning_tokens", _count(0)),
+    "tool_tokens": ("tool_use_tokens", _count(0)),
+    "audio": ("audio_tokens", _count(0)),
+    "image": ("image_tokens", _count(0)),
+    "usage": ("without_usage", _none),
+    "iterations": ("iterations", _one_of(ITERATIONS)),
+    "crlf": ("crlf", _yes),
     "status": ("status", _count(200, 599)),
     "retry_after": ("retry_after_s", _seconds),
     "silence": ("silence", _place),
@@ -108,7 +132,7 @@ GRAMMAR: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "reset": ("reset", _place),
     "garbage": ("garbage", _place),
     "error_event": ("error_event", _count(0)),
-    "encoding": ("encoding", _coding),
+    "encoding": ("encoding", _one_of(CODINGS)),
     "chunk": ("chunk", _count(1)),
     "close": ("close", _yes),
     "early": ("early", _yes),

@@ -13,7 +13,8 @@ from llmproxy.simulate.wishes import GRAMMAR, HEAD, BadWish, Wishes, split_model
 _GOOD = {
     "delay": "0.5", "interval": "0", "events": "50", "bytes": "1000", "cached": "7", "reasoning": "9",
     "status": "529", "retry_after": "3", "silence": "head", "cut": "10", "reset": "head", "garbage": "4",
-    "error_event": "2", "encoding": "gzip", "chunk": "1", "close": "1", "early": "1",
+    "error_event": "2", "written": "5", "tool_tokens": "6", "audio": "8", "image": "11", "usage": "none",
+    "iterations": "advisor", "crlf": "1", "encoding": "gzip", "chunk": "1", "close": "1", "early": "1",
 }  # fmt: skip
 
 
