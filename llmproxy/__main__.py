@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from llmproxy.commands import prices
+
 if TYPE_CHECKING:
+    from llmproxy.commands.usage import LedgerPlace
     from llmproxy.config.model import Config
 
 DEFAULT_SIMULATOR_PORT: Final = 9010
@@ -26,7 +29,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, or 1 when it failed or was asked for wrongly."""
-    parser = _arguments()
+    words = sys.argv[1:] if argv is None else argv
+    parser = _arguments(next((word for word in words if not word.startswith("-")), ""))
     given = parser.parse_args(argv)
     command: Callable[[argparse.Namespace, Mapping[str, str]], int] = given.command
     try:
@@ -78,7 +82,7 @@ def check_config(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _try_out(config: "Config") -> None:
     limits = (config.upstream, *config.upstreams.values())
-    if isinstance(config.server.port, str) or any(each.ca_file for each in limits):
+    if isinstance(config.server.port, str) or config.pricing.file or any(each.ca_file for each in limits):
         from llmproxy import tap  # all of Twisted
 
         tap.try_out(config)
@@ -147,11 +151,61 @@ def simulate(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run the built-in simulator of the providers in the foreground."""
     from llmproxy.tap import run_simulator
 
-    run_simulator(port=given.port, host=given.host)
+    run_simulator(port=given.port, host=given.host, keep=given.keep)
     return 0
 
 
-def _arguments() -> _Parser:
+def usage(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Show what was used and what it cost, from the ledger, also of a proxy that runs."""
+    import time
+
+    from llmproxy.commands import usage as command
+    from llmproxy.config import ConfigError
+
+    try:
+        ledger = _ledger(given, environ)[0]
+    except ConfigError as error:
+        return _failed(str(error))
+    if ledger is None:
+        return _failed("llmproxy usage: there is no ledger: ledger.backend is off")
+    now_s = time.time()  # noqa: TID251 - this is a command, for people, by the wall clock
+    return command.usage(given, ledger, environ=environ, out=sys.stdout, err=sys.stderr, now_s=now_s)
+
+
+def reprice(given: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Work out what requests of the past cost, with other prices, and keep that."""
+    import time
+
+    from llmproxy.commands import reprice as command
+    from llmproxy.config import ConfigError
+    from llmproxy.core.pricing import PriceBook
+    from llmproxy.pricing import PricesError, lists_in_use
+
+    try:
+        ledger, config = _ledger(given, environ)
+        book = PriceBook(lists_in_use(config.prices, given.prices or config.pricing.file))
+    except (ConfigError, PricesError) as error:
+        return _failed(str(error))
+    if ledger is None:
+        return _failed("llmproxy reprice: there is no ledger: ledger.backend is off")
+    now_s = time.time()  # noqa: TID251 - likewise
+    price_of = command.from_book(book)
+    return command.reprice(given, ledger, price_of, out=sys.stdout, err=sys.stderr, now_s=now_s)
+
+
+def _ledger(given: argparse.Namespace, environ: Mapping[str, str]) -> "tuple[LedgerPlace | None, Config]":
+    """Where the ledger of the configuration in use is; None if there is none. Raises ConfigError."""
+    from llmproxy.commands.usage import LedgerPlace
+    from llmproxy.config import load
+    from llmproxy.config.paths import ledger_path
+
+    config = load(environ=environ, cwd=os.getcwd(), config_file=given.config, environment=given.environment)
+    backend = config.ledger.backend
+    return None if backend == "off" else LedgerPlace(backend, ledger_path(config, environ)), config
+
+
+def _arguments(asked: str) -> _Parser:
+    """The command line. What is dear to import is imported for the command that is ``asked`` for alone."""
     parser = _Parser(prog="llmproxy", description="A reverse proxy between applications and LLM providers.")
     parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -178,9 +232,32 @@ def _arguments() -> _Parser:
 
     _configuration(_command(commands, "key-id", key_id))
 
+    one = _command(commands, "usage", usage)
+    if asked == "usage":
+        from llmproxy.commands import usage as usage_command
+
+        usage_command.add_arguments(one)
+    _configuration(one)
+
+    one = _command(commands, "reprice", reprice)
+    if asked == "reprice":
+        from llmproxy.commands import reprice as reprice_command
+
+        reprice_command.add_arguments(one)
+    _configuration(one)
+
+    words = "Show what models cost, or import a price list."
+    group = commands.add_parser("prices", help=words, description=words, allow_abbrev=False)
+    several = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    one = _command(several, "show", prices.show_price)
+    prices.add_show_arguments(one)
+    _configuration(one)
+    prices.add_import_arguments(_command(several, "import", prices.import_prices))
+
     one = _command(commands, "simulate", simulate)
     one.add_argument("--port", type=int, metavar="N", default=DEFAULT_SIMULATOR_PORT, help="default: %(default)s")
     one.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="default: %(default)s")
+    one.add_argument("--keep", type=int, metavar="N", default=1000, help="requests remembered; default: %(default)s")
     return parser
 
 

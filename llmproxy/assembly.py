@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
+from twisted.logger import Logger
+
+from llmproxy.accounting.books import COUNTED_MAX, Books
 from llmproxy.config.model import Config, Upstream
-from llmproxy.config.paths import identity_secret_file
+from llmproxy.config.paths import identity_secret_file, ledger_path
 from llmproxy.core.identity import CredentialIds
+from llmproxy.core.pricing import PriceBook, PriceList
 from llmproxy.observe.access import AccessRecord
+from llmproxy.pricing import PricesError, lists_in_use, staleness
 from llmproxy.state.identity_secret import IdentitySecretError, load_or_create
+from llmproxy.state.ledger.backend import Backend, LedgerError
+from llmproxy.state.ledger.query import counted_once
+from llmproxy.state.ledger.writer import LedgerWriter
 from llmproxy.upstream.client import ExactClient
 from llmproxy.upstream.origin import Origin
 from llmproxy.web.context import Context, Route, request_ids
@@ -28,6 +37,11 @@ from llmproxy.web.site import ProxySite
 from llmproxy.web.tree import Root
 from llmproxy.wire.dial import Dialer, HttpProxy, proxy_for
 from llmproxy.wire.tls import client_context
+
+_log = Logger()
+
+LEDGER_CLOSE_S: Final = 5.0
+"""How long the end waits for a ledger whose disk is slow."""
 
 
 class StartError(Exception):
@@ -73,8 +87,12 @@ class Assembly:
         self._origins: dict[str, tuple[_Way, Origin]] = {}
         self._retired: WeakSet[Origin] = WeakSet()  # each is kept by those who began with it
         self._next_request_id = request_ids(os.urandom(6))
+        prices = price_lists(config)
         trusted, ways = self._plan(config)
         self._credential_ids = CredentialIds(_identity_secret(config, environ))
+        self._books = Books(PriceBook(prices), config.features.rate_limiting.estimation, _warn)
+        self._ledger = self._open_ledger(config)
+        self._tell_stale(config, prices)
         context = self._build(config, trusted, ways)
         self.site = ProxySite(Root(context), context, reactor)
 
@@ -88,7 +106,10 @@ class Assembly:
 
         :raises StartError: when something that it needs is not there; then nothing has changed.
         """
+        prices = price_lists(config)
         context = self._build(config, *self._plan(config))
+        self._books.replace(PriceBook(prices), config.features.rate_limiting.estimation)
+        self._tell_stale(config, prices)
         self.site.replace(Root(context), context)
 
     def close(self) -> None:
@@ -96,6 +117,55 @@ class Assembly:
         self.site.stop()
         for origin in self.origins:
             origin.close()
+
+    def write_rest(self) -> None:
+        """Write what the ledger has not written yet; when the last exchange has ended. May take some seconds."""
+        if self._ledger is not None and not self._ledger.close(LEDGER_CLOSE_S):
+            state = self._ledger.state()
+            _log.error("the ledger could not be written to its end: {state}", state=state)
+
+    def _open_ledger(self, config: Config) -> LedgerWriter | None:
+        """The ledger, with its thread running; None where none is kept. What is wrong with it refuses no start."""
+        settings = config.ledger
+        if settings.backend == "off":
+            return None
+        path = ledger_path(config, self._environ)
+        try:
+            self._books.counted_before(counted_once(settings.backend, path, COUNTED_MAX))
+        except LedgerError:
+            pass  # there is none yet, or it cannot be read, which its writer tells
+        except Exception:  # noqa: BLE001 - a ledger must not keep the proxy from its start
+            _log.failure("what was counted once could not be read from the ledger {path}", path=path)
+        backend: Backend
+        if settings.backend == "sqlite":
+            from llmproxy.state.ledger.sqlite import SqliteLedger
+
+            backend = SqliteLedger(path, keep_days=settings.keep_days, wall_time=self._wall_time)
+        else:
+            from llmproxy.state.ledger.jsonl import JsonlLedger
+
+            backend = JsonlLedger(
+                path,
+                keep_days=settings.keep_days,
+                max_file_bytes=settings.max_file_bytes,
+                wall_time=self._wall_time,
+            )
+        writer = LedgerWriter(
+            backend,
+            told=_warn,
+            in_reactor=self._reactor.callFromThread,
+            flush_s=settings.flush_s,
+            max_queued_rows=settings.max_queued_rows,
+        )
+        writer.start()
+        return writer
+
+    def _tell_stale(self, config: Config, prices: Sequence[PriceList]) -> None:
+        today = datetime.fromtimestamp(self._wall_time(), UTC).date()
+        for each in prices:
+            words = staleness(each, today, config.pricing.stale_days)
+            if words is not None:
+                _warn(words)
 
     def _plan(self, config: Config) -> tuple[dict[_Trust, ssl.SSLContext], dict[str, _Way]]:
         """What may fail, before anything is changed."""
@@ -121,7 +191,8 @@ class Assembly:
         for name, way in ways.items():
             kept = before.get(name)
             origins[name] = kept if kept is not None and kept[0] == way else (way, self._origin(way))
-            routes[name] = Route.to(config.providers[name], ExactClient(origins[name][1]))
+            accounting = config.accountings.get(name, config.accounting)
+            routes[name] = Route.to(config.providers[name], ExactClient(origins[name][1]), accounting)
         context = Context(
             config=config,
             routes=routes,
@@ -131,6 +202,9 @@ class Assembly:
             wall_time=self._wall_time,
             next_request_id=self._next_request_id,
             write_access=self._write_access,
+            books=self._books if any(each.enabled for each in config.accountings.values()) else None,
+            write_row=self._ledger.add if self._ledger is not None else None,
+            ledger_state=self._ledger.state if self._ledger is not None else None,
         )
         # Nothing can fail any more, and only now does anything change.
         self._trusted = trusted
@@ -161,6 +235,21 @@ def try_trust(config: Config) -> None:
     """
     for ca_file in {limits.ca_file for limits in (config.upstream, *config.upstreams.values())} - {None}:
         _context(ca_file)
+
+
+def price_lists(config: Config) -> list[PriceList]:
+    """The prices of a configuration, as they go before each other.
+
+    :raises StartError: when the file that it names cannot be used.
+    """
+    try:
+        return lists_in_use(config.prices, config.pricing.file)
+    except PricesError as error:
+        raise StartError(str(error)) from None
+
+
+def _warn(words: str) -> None:
+    _log.warn("{words}", words=words)
 
 
 def _trust(ca_file: str | None) -> _Trust:

@@ -40,6 +40,9 @@ class Assembled(Protocol):
     def close(self) -> None:
         """End everything now."""
 
+    def write_rest(self) -> None:
+        """Write what is to be kept of what has ended."""
+
 
 class Process(Protocol):
     """What the service asks of the process that it is in."""
@@ -169,7 +172,8 @@ class ProxyService(Service):
         if assembly is None:
             return succeed(None)
         assembly.close()
-        return assembly.site.when_drained().addTimeout(LAST_WORDS_S, self._process.clock, lambda *_: None)
+        drained = assembly.site.when_drained().addTimeout(LAST_WORDS_S, self._process.clock, lambda *_: None)
+        return drained.addBoth(lambda _: assembly.write_rest())
 
     def _closed(self, _: object) -> None:
         self._notify.close()

@@ -23,7 +23,7 @@ from twisted.python.components import Componentized
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llmproxy.assembly import Assembly, StartError, try_trust
+from llmproxy.assembly import Assembly, StartError, price_lists, try_trust
 from llmproxy.config.complaint import ConfigError
 from llmproxy.config.loading import Loaded, load_in_use
 from llmproxy.config.model import DEFAULT_PORT, Config
@@ -237,6 +237,7 @@ def try_out(config: Config) -> None:
     endpoint_for(_listen_at(None, config), reactor)
     try:
         try_trust(config)
+        price_lists(config)
     except StartError as error:
         raise ValueError(str(error)) from None
 
@@ -252,14 +253,14 @@ def assemble(config: Config, environ: Mapping[str, str], write_access: Callable[
     return Assembly(config, environ, reactor, write_access, time.time)
 
 
-def run_simulator(*, port: int, host: str) -> None:
+def run_simulator(*, port: int, host: str, keep: int) -> None:
     """Serve the built-in provider simulator until the process is ended."""
     from twisted.internet.endpoints import TCP4ServerEndpoint as Endpoint
 
     from llmproxy.simulate import SimulatorRoot
     from llmproxy.wire.server import Site
 
-    site = Site(SimulatorRoot(reactor), reactor)
+    site = Site(SimulatorRoot(reactor, keep), reactor)
 
     def listening(bound: Any) -> None:
         print(f"simulator listening on {host}:{bound.getHost().port}", flush=True)

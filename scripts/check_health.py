@@ -41,7 +41,10 @@ def main() -> int:
             "--port",
             f"tcp:{port}:interface={LOOPBACK}",
             port=port,
-            environ={"LLM_PROXY_IDENTITY_SECRET": secrets.token_hex()},  # nothing is kept of this run
+            environ={
+                "LLM_PROXY_IDENTITY_SECRET": secrets.token_hex(),
+                "LLM_PROXY_LEDGER": "off",
+            },  # nothing is kept of this run
         )
         with running(proxy):
             proxy.wait_until_ready()

@@ -263,7 +263,10 @@ def check(subject: Subject, *, simulated: bool, key: str) -> None:
     """Start what is needed, ask everything, stop it all."""
     port = free_port()
     arguments = ["run", "--port", f"tcp:{port}:interface={LOOPBACK}"]
-    environ = {"LLM_PROXY_IDENTITY_SECRET": secrets.token_hex()}  # nothing is kept of this run
+    environ = {
+        "LLM_PROXY_IDENTITY_SECRET": secrets.token_hex(),
+        "LLM_PROXY_LEDGER": "off",
+    }  # nothing is kept of this run
     with ExitStack() as stack:
         if simulated:
             arguments += ["--config", "configs/demo.yml"]

@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.assembly import Assembly, StartError
-from llmproxy.config.model import Config, Identity, Server, Upstream
+from llmproxy.config.model import Config, Identity, Ledger, Server, Upstream
 from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import Provider, of_kind
 from tests.web.proxy_in_memory import get, head_and_body, post
@@ -31,7 +31,13 @@ def local(name: str, port: int, scheme: str = "http") -> Provider:
 def config(*providers: Provider, **sections: Any) -> Config:
     """A configuration with these providers."""
     return Config(
-        **{"providers": {each.name: each for each in providers}, "upstreams": {}, "identity": SECRET, **sections}
+        **{
+            "providers": {each.name: each for each in providers},
+            "upstreams": {},
+            "identity": SECRET,
+            "ledger": Ledger(backend="off"),
+            **sections,
+        }
     )
 
 

@@ -73,7 +73,17 @@ class UsageTests(CommandCase):
         """--help lists the commands."""
         code, out, _ = self.command("--help")
         self.assertEqual(code, 0)
-        for name in ("run", "check-config", "show-config", "reload", "key-id", "simulate"):
+        for name in (
+            "run",
+            "check-config",
+            "show-config",
+            "reload",
+            "key-id",
+            "usage",
+            "reprice",
+            "prices",
+            "simulate",
+        ):
             self.assertIn(f"\n    {name}", out)
 
     def test_version(self) -> None:
@@ -165,8 +175,10 @@ class SimulateTests(CommandCase):
         tap.__dict__["run_simulator"] = lambda **given: calls.append(given)
         self.patch_module(tap)
         self.assertEqual(self.command("simulate"), (0, "", ""))
-        self.assertEqual(self.command("simulate", "--port", "1", "--host", "::1"), (0, "", ""))
-        self.assertEqual(calls, [{"port": 9010, "host": "127.0.0.1"}, {"port": 1, "host": "::1"}])
+        self.assertEqual(self.command("simulate", "--port", "1", "--host", "::1", "--keep", "5"), (0, "", ""))
+        self.assertEqual(
+            calls, [{"port": 9010, "host": "127.0.0.1", "keep": 1000}, {"port": 1, "host": "::1", "keep": 5}]
+        )
         self.assertIn("${SIMULATOR_PORT:-9010}", (ROOT / "configs" / "demo.yml").read_text())
 
     def patch_module(self, module: ModuleType) -> None:

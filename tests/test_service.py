@@ -66,6 +66,10 @@ class _Assembly:
         for origin in self._proxy.origins:
             origin.close()
 
+    def write_rest(self) -> None:
+        """There is no ledger; what had ended by then is noted."""
+        self.written = len(self._proxy.access)
+
 
 class _Process:
     """The process of a service.

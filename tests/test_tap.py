@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy import tap
 from llmproxy.assembly import StartError
-from llmproxy.config.model import Config, Identity, Upstream
+from llmproxy.config.model import Config, Identity, Ledger, Upstream
 from llmproxy.observe.access import ACCESS_FIELDS, AccessRecord
 from llmproxy.observe.log import LogObserver
 from tests.web.proxy_in_memory import get, head_and_body
@@ -285,7 +286,7 @@ class Assembled(_Case):
     def assemble(self, config: Config, **environ: str) -> Any:
         """Build it."""
         self.records: list[AccessRecord] = []
-        return tap.assemble(config, environ, self.records.append)
+        return tap.assemble(replace(config, ledger=Ledger(backend="off")), environ, self.records.append)
 
     def test_serves(self) -> None:
         """It is a proxy: pages, routes, one origin for each provider, names resolved through the cache."""

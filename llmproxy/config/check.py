@@ -7,12 +7,13 @@ unset.
 
 from collections.abc import Mapping as Environ
 from dataclasses import dataclass
+from typing import Final
 
 from llmproxy.config.complaint import Complaint, Path, Place, shown_name
 from llmproxy.config.document import Mapping, Node, Scalar, Sequence
 from llmproxy.config.expansion import NotSetError, expand
 from llmproxy.config.hints import unknown_key
-from llmproxy.config.schema import SCHEMA, Kind, ListOf, Named, Section
+from llmproxy.config.schema import SCHEMA, Either, Kind, ListOf, Named, Section, Tree
 from llmproxy.config.values import Value, is_word
 
 
@@ -60,6 +61,11 @@ class Check:
                 return self._value(node, kind, path)
             case ListOf():
                 return self._list(node, kind, path)
+            case Either():
+                either = kind.section if isinstance(node, Mapping) else kind.word
+                return self.node(node, either, path)
+            case Tree():
+                return self._tree(node, path)
             case Section() | Named() if not isinstance(node, Mapping):
                 self._complain(node.place, path, f"must be a map of keys, not {_shown(node)}")
                 return None
@@ -87,6 +93,16 @@ class Check:
             elif (checked := self.node(below, kind.item, (*path, name))) is not None:
                 entries[name] = checked
         return Group(node.place, entries)
+
+    def _tree(self, node: Node, path: Path) -> Checked | None:
+        """Whatever it is, with its places and with ``${...}`` replaced; in a list the places are the list's."""
+        if isinstance(node, Mapping):
+            below = {key: self._tree(one, (*path, key)) for key, one in node.entries.items()}
+            return Group(node.place, {key: one for key, one in below.items() if one is not None})
+        if isinstance(node, Sequence):
+            items = [self._tree(item, (*path, f"[{n}]")) for n, item in enumerate(node.items)]
+            return Found([plain(item) for item in items if item is not None], node.place)
+        return None if node.is_null else self._value(node, _ANYTHING, path)
 
     def _list(self, node: Node, kind: ListOf, path: Path) -> Found | None:
         if not isinstance(node, Sequence):
@@ -120,6 +136,16 @@ class Check:
 
     def _complain(self, place: Place, path: Path, message: str) -> None:
         self._complaints.append(Complaint(place, path, message))
+
+
+def plain(checked: Checked) -> object:
+    """What was set, without its places: a dict, or a value."""
+    if isinstance(checked, Group):
+        return {key: plain(one) for key, one in checked.entries.items()}
+    return checked.value
+
+
+_ANYTHING: Final = Value("text", lambda text: text, "any")
 
 
 def _check_quotes(node: Scalar, kind: Value) -> None:

@@ -59,7 +59,7 @@ def _of(path: Path, flat: _Flat) -> str:
 
 
 def _follows(path: Path, before: _Flat, after: _Flat) -> bool:
-    if len(path) != 4 or path[0] != "providers" or path[2] != "upstream":
+    if len(path) != 4 or path[0] != "providers" or path[2] not in ("upstream", "accounting"):
         return False
-    for_all = ("upstream", path[3])
+    for_all = (path[2], path[3])
     return before.get(path) == before[for_all] and after.get(path) == after[for_all]

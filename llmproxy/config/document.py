@@ -21,9 +21,10 @@ _TAGS: Final = frozenset(
     for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "seq", "map")
 )
 
-# Files are written by people. Deeper than this is a mistake, and would only run into Python's own limit
-# later.
+# Files are written by people. Deeper than this is a mistake. Far deeper would end the process: PyYAML's composer for
+# libyaml calls itself for each level, and nothing bounds the stack that it takes.
 _MAX_DEPTH: Final = 32
+_TOO_DEEP: Final = f"nested more than {_MAX_DEPTH} levels deep"
 
 # Aliases let a few lines stand for a great many nodes. No honest configuration comes near this.
 _MAX_NODES: Final = 100_000
@@ -66,17 +67,24 @@ def parse(content: bytes, file: str, complaints: list[Complaint]) -> Mapping:
     # Here, because it takes 25 ms and an installation without files needs none of it.
     import yaml
 
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    make_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     start = Place(file, 1)
+    nesting = _Nesting(start)
     try:
+        loader = make_loader(content.decode("utf-8-sig"))
+        # The composer calls these two around each node, for resolvers by path. There are none of those here.
+        loader.descend_resolver, loader.ascend_resolver = nesting.descend, nesting.ascend
         # This composes nodes and constructs nothing: no tag is ever acted upon.
-        root = loader(content.decode("utf-8-sig")).get_single_node()
+        root = loader.get_single_node()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         complaints.append(Complaint(Place(file, line), (), "not UTF-8 text"))
         return Mapping(start, {})
     except yaml.YAMLError as error:
         complaints.append(_not_yaml(error, file))
+        return Mapping(start, {})
+    except _TooDeepError:
+        complaints.append(Complaint(nesting.place, nesting.path[:2], _TOO_DEEP))
         return Mapping(start, {})
     if root is None:
         return Mapping(start, {})
@@ -95,6 +103,36 @@ def _not_yaml(error: Any, file: str) -> Complaint:
     return Complaint(Place(file, mark.line + 1 if mark else 1), (), f"not valid YAML: {words}")
 
 
+class _TooDeepError(Exception):
+    pass
+
+
+class _Nesting:
+    """How deep the composer is, and where. Raises _TooDeepError before it goes deeper than _MAX_DEPTH."""
+
+    def __init__(self, start: Place) -> None:
+        self.place = start
+        self._within: list[Any] = []
+
+    def descend(self, parent: Any, index: Any) -> None:
+        """``index``: the key, as a node; the number of a list's item; None of a key itself and of the root."""
+        self._within.append(index)
+        if len(self._within) - 1 > _MAX_DEPTH:
+            # Of an item, no more than its list is known yet.
+            above = parent if index is None or isinstance(index, int) else index
+            self.place = Place(self.place.file, above.start_mark.line + 1)
+            raise _TooDeepError
+
+    def ascend(self) -> None:
+        self._within.pop()
+
+    @property
+    def path(self) -> Path:
+        """As far as it has names: a key that is no word has none."""
+        named = [f"[{each}]" if isinstance(each, int) else getattr(each, "value", None) for each in self._within]
+        return tuple(each for each in named if isinstance(each, str))
+
+
 class _Reader:
     """Turns PyYAML's nodes into ours."""
 
@@ -107,7 +145,7 @@ class _Reader:
     def node(self, node: Any, path: Path, place: Place) -> Node | None:
         """``node`` as ours; None when a complaint was made instead. ``place``: where its key stood."""
         if len(path) > _MAX_DEPTH:
-            self._complaints.append(Complaint(place, path[:2], f"nested more than {_MAX_DEPTH} levels deep"))
+            self._complaints.append(Complaint(place, path[:2], _TOO_DEEP))
             return None
         self._nodes += 1
         if self._nodes > _MAX_NODES:

@@ -7,16 +7,17 @@ from types import MappingProxyType
 from typing import Any
 
 from llmproxy.config import document
-from llmproxy.config.check import Check, Checked, Found, Group
-from llmproxy.config.complaint import Complaint, ConfigError, Place
+from llmproxy.config.check import Check, Checked, Found, Group, place_of, plain
+from llmproxy.config.complaint import Complaint, ConfigError, Path, Place
 from llmproxy.config.files import files_in_use
 from llmproxy.config.model import Config, ProviderSettings, Settings
 from llmproxy.config.overlay import lay_over
 from llmproxy.config.paths import absolute
-from llmproxy.config.providers import resolve, upstream_of
+from llmproxy.config.providers import accounting_of, resolve, upstream_of
 from llmproxy.config.rules import check_rules
-from llmproxy.config.schema import ENVIRONMENT, SCHEMA, Kind, Named, Section
+from llmproxy.config.schema import ENVIRONMENT, SCHEMA, Either, Kind, Named, Section, Tree
 from llmproxy.config.values import Value
+from llmproxy.core.pricing import PriceList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ def load_files(
     settings = _with_absolute_paths(settings, cwd=cwd, environ=environ)
     providers = resolve(settings.providers, found, complaints)
     check_rules(settings, found, complaints)
+    prices = _prices(settings, found, complaints)
     if complaints:
         raise ConfigError(_in_order(complaints, files))
     config = Config(
@@ -90,6 +92,13 @@ def load_files(
         upstreams=MappingProxyType(
             {name: upstream_of(settings.providers[name], settings.upstream) for name in providers}
         ),
+        accountings=MappingProxyType(
+            {name: accounting_of(settings.providers[name], settings.accounting) for name in providers}
+        ),
+        accounting=settings.accounting,
+        pricing=settings.pricing,
+        prices=prices,
+        ledger=settings.ledger,
         identity=settings.identity,
         fidelity=settings.fidelity,
         cors=settings.cors,
@@ -149,7 +158,12 @@ def _built(kind: Kind, found: Checked | None, default: Any) -> Any:
     if isinstance(kind, Section) and kind.partial:
         own = {key: _built(kind.keys[key], below, None) for key, below in found.entries.items()}
         return MappingProxyType({**default, **own})
+    if isinstance(kind, Tree):
+        return plain(found)
+    if isinstance(kind, Either):
+        return _built(kind.section, found, kind.section.make())
     if isinstance(kind, Section):
+        default = kind.make() if default is None else default
         changed = {key: _built(kind.keys[key], below, getattr(default, key)) for key, below in found.entries.items()}
         return replace(default, **changed)
     if isinstance(kind, Named):
@@ -160,6 +174,27 @@ def _built(kind: Kind, found: Checked | None, default: Any) -> Any:
             names[name] = _built(item, below, names.get(name, fresh))
         return MappingProxyType(names)
     raise TypeError("a map was found where the schema has none")
+
+
+def _prices(settings: Settings, found: Group, complaints: list[Complaint]) -> PriceList:
+    """What the files say that models cost."""
+    trees: dict[str, dict[str, Any]] = {}
+    for name, one in settings.providers.items():
+        for key, tree in (("models", one.models), ("prices", one.prices)):
+            path: Path = ("providers", name, key)
+            if not isinstance(tree, Mapping):
+                complaints.append(Complaint(place_of(found, path), path, "must be a map of keys"))
+            elif tree:
+                trees.setdefault(name, {})[key] = dict(tree)
+    if not trees:
+        return PriceList(origin="config")
+    from llmproxy.pricing import from_original
+
+    prices, wrong = from_original(trees)
+    for below, words in wrong:
+        where = ("providers", *below)
+        complaints.append(Complaint(place_of(found, where), where, words))
+    return prices
 
 
 def _with_absolute_paths(settings: Settings, *, cwd: str, environ: Mapping[str, str]) -> Settings:
@@ -174,6 +209,8 @@ def _with_absolute_paths(settings: Settings, *, cwd: str, environ: Mapping[str, 
         settings,
         upstream=replace(settings.upstream, ca_file=path(settings.upstream.ca_file)),
         providers=MappingProxyType({name: provider(one) for name, one in settings.providers.items()}),
+        pricing=replace(settings.pricing, file=path(settings.pricing.file)),
+        ledger=replace(settings.ledger, path=path(settings.ledger.path)),
         state_dir=path(settings.state_dir),
     )
 

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
 
+from llmproxy.core.pricing import PriceList
 from llmproxy.providers import CATALOG, Provider
 
 T = TypeVar("T")
@@ -28,6 +29,16 @@ EXPOSED_FIELDS: Final = (
     "X-LLM-Proxy-Request-ID",
     "X-LLM-Proxy-Error-Source",
     "X-LLM-Proxy-Error-Class",
+    "X-LLM-Input-Tokens",
+    "X-LLM-Output-Tokens",
+    "X-LLM-Total-Tokens",
+    "X-LLM-Thought-Tokens",
+    "X-LLM-Cache-Read-Tokens",
+    "X-LLM-Cache-Write-Tokens",
+    "X-LLM-Provider",
+    "X-LLM-Model",
+    "X-LLM-Request-ID",
+    "X-LLM-Cost",
     "X-Request-ID",
     "Request-ID",
     "Retry-After",
@@ -117,6 +128,69 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrainBounds:
+    """How long an answer is read on that nobody waits for any more; 0 is no bound."""
+
+    max_s: float = 0.0
+    max_tokens: int = 0
+    """Of output that came after the caller had left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnDisconnect:
+    """What becomes of an answer whose caller leaves."""
+
+    drain: DrainBounds | None = None
+    """None: it is cancelled. Else it is read to its end, within these bounds, so that its usage is known."""
+
+    def __str__(self) -> str:
+        """As it may be written in a file."""
+        if self.drain is None:
+            return "cancel"
+        if self.drain == DrainBounds():
+            return "drain"
+        return f"{{drain: {{max_s: {self.drain.max_s:g}, max_tokens: {self.drain.max_tokens}}}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounting:
+    """What is known of each request's tokens and cost."""
+
+    enabled: bool = True
+    inject_include_usage: bool = True
+    """Ask an OpenAI-shaped stream for its usage where the caller did not, and take it out of the answer again."""
+    on_disconnect: OnDisconnect = field(default_factory=OnDisconnect)
+    hold_json_bytes: int = 262_144
+    """A JSON answer of at most this length waits for its end, so that its head can carry its tokens; 0: none waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pricing:
+    """What tokens cost."""
+
+    file: str | None = None
+    """A price file that goes before the one that is shipped; an absolute path once loaded."""
+    stale_days: int = 90
+    """Prices older than this are told of at the start; 0: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """One row a request, kept in a file."""
+
+    backend: Literal["off", "sqlite", "jsonl"] = "sqlite"
+    path: str | None = None
+    """sqlite: the file; jsonl: the folder. None: in the state directory. An absolute path once loaded."""
+    flush_s: float = 0.5
+    keep_days: int = 90
+    """Older rows are removed, the sums of their days are not; 0: none is removed."""
+    max_queued_rows: int = 100_000
+    """Rows that may wait for a disk that is slow or full."""
+    max_file_bytes: int = 268_435_456
+    """jsonl: a file that is larger is followed by another one of the same day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Who is asking."""
 
@@ -135,6 +209,7 @@ class Fidelity:
     request_id: bool = True
     accel_buffering: bool = True
     rewrite_upload_urls: bool = True
+    server_timing: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +257,7 @@ class Overrides:
 class Estimation:
     """How input tokens are guessed before the provider counts them."""
 
-    max_sample_bytes: int = 20_000
+    max_sample_bytes: int = 200_000
     """-1: never look into the body."""
     bytes_per_token: int = 4
     chars_per_token: int = 4
@@ -229,6 +304,12 @@ class ProviderSettings:
     kind: str | None = None
     upstream: Mapping[str, Any] = field(default_factory=_no_names)
     """Fields of Upstream, those alone that this provider has another way."""
+    accounting: Mapping[str, Any] = field(default_factory=_no_names)
+    """Fields of Accounting, likewise."""
+    models: Any = field(default_factory=_no_names)
+    """What its models cost, as it is written: see `Config.prices`."""
+    prices: Any = field(default_factory=_no_names)
+    """Whose prices hold for it, as it is written."""
 
 
 def _built_in_providers() -> Mapping[str, ProviderSettings]:
@@ -244,6 +325,9 @@ class Settings:
     server: Server = field(default_factory=Server)
     upstream: Upstream = field(default_factory=Upstream)
     providers: Mapping[str, ProviderSettings] = field(default_factory=_built_in_providers)
+    accounting: Accounting = field(default_factory=Accounting)
+    pricing: Pricing = field(default_factory=Pricing)
+    ledger: Ledger = field(default_factory=Ledger)
     identity: Identity = field(default_factory=Identity)
     fidelity: Fidelity = field(default_factory=Fidelity)
     cors: Cors = field(default_factory=Cors)
@@ -264,6 +348,15 @@ class Config:
         default_factory=lambda: MappingProxyType({name: Upstream() for name in CATALOG})
     )
     """What holds for each of them: ``upstream`` with the provider's own keys over it."""
+    accountings: Mapping[str, Accounting] = field(
+        default_factory=lambda: MappingProxyType({name: Accounting() for name in CATALOG})
+    )
+    """Likewise: ``accounting`` with the provider's own keys over it."""
+    accounting: Accounting = field(default_factory=Accounting)
+    pricing: Pricing = field(default_factory=Pricing)
+    prices: PriceList = field(default_factory=lambda: PriceList(origin="config"))
+    """What the files say that models cost, of all providers, disabled ones too."""
+    ledger: Ledger = field(default_factory=Ledger)
     identity: Identity = field(default_factory=Identity)
     fidelity: Fidelity = field(default_factory=Fidelity)
     cors: Cors = field(default_factory=Cors)

@@ -29,6 +29,15 @@ def identity_secret_file(config: Config, environ: Mapping[str, str]) -> str:
     return os.path.join(state_dir(config, environ), "identity-secret")
 
 
+def ledger_path(config: Config, environ: Mapping[str, str]) -> str:
+    """Where the ledger is: the file of sqlite, the folder of jsonl."""
+    if config.ledger.path is not None:
+        return config.ledger.path
+    return os.path.join(
+        state_dir(config, environ), "requests.sqlite" if config.ledger.backend == "sqlite" else "requests"
+    )
+
+
 def absolute(path: str, *, cwd: str, environ: Mapping[str, str]) -> str:
     """``path`` from ``cwd``, with ``~`` for the home directory: a daemon leaves the directory it began in."""
     if path == "~" or path.startswith("~/"):

@@ -10,13 +10,18 @@ from difflib import get_close_matches
 
 from llmproxy.config.check import Group, place_of
 from llmproxy.config.complaint import Complaint
-from llmproxy.config.model import ProviderSettings, Upstream
+from llmproxy.config.model import Accounting, ProviderSettings, Upstream
 from llmproxy.providers import CATALOG, Provider, of_kind
 
 
 def upstream_of(one: ProviderSettings, upstream: Upstream) -> Upstream:
     """What holds for one provider: its own keys over ``upstream``, which is for all."""
     return replace(upstream, **one.upstream)
+
+
+def accounting_of(one: ProviderSettings, accounting: Accounting) -> Accounting:
+    """Likewise: its own keys over ``accounting``."""
+    return replace(accounting, **one.accounting)
 
 
 def resolve(written: Mapping[str, ProviderSettings], found: Group, complaints: list[Complaint]) -> dict[str, Provider]:

@@ -101,9 +101,9 @@ def rows(
     below = found.entries if isinstance(found, Group) else {}
     if isinstance(kind, Section) and kind.partial:
         # What is not set for this provider is as for all, and has its origin there.
-        for_all = loaded.found.entries.get("upstream")
+        for_all = loaded.found.entries.get(path[-1])
         below = {**(for_all.entries if isinstance(for_all, Group) else {}), **below}
-        value = replace(loaded.settings.upstream, **value)
+        value = replace(getattr(loaded.settings, path[-1]), **value)
     if isinstance(kind, Section):
         for key, inner in kind.keys.items():
             yield from rows(inner, getattr(value, key), below.get(key), (*path, key), loaded)
@@ -122,7 +122,9 @@ def value_text(value: object) -> str:
         case tuple():
             return f"[{', '.join(value_text(item) for item in value)}]"
         case Mapping():
-            return "{}"
+            return f"{{{', '.join(f'{name}: {value_text(one)}' for name, one in value.items())}}}"
+        case list():
+            return f"[{', '.join(value_text(item) for item in value)}]"
         case "":
             return '""'
         case _:

@@ -61,7 +61,34 @@ class Section:
     """It is laid over another section, so it becomes a map of those keys alone that were set: not set is not 0."""
 
 
-Kind = Value | ListOf | Named | Section
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One word, or a map: ``on_disconnect: drain`` and ``on_disconnect: {drain: {max_s: 30}}``."""
+
+    word: Value
+    section: Section
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Maps, lists and text of any shape, which somebody else checks: prices (llmproxy/pricing)."""
+
+    type: str
+    """In words, for the page of the configuration."""
+
+
+Kind = Value | ListOf | Named | Section | Either | Tree
+
+
+def on_disconnect(word: str) -> model.OnDisconnect:
+    """The policy that one word stands for. Raises ValueError for any other word."""
+    match word.lower():
+        case "cancel":
+            return model.OnDisconnect()
+        case "drain":
+            return model.OnDisconnect(drain=model.DrainBounds())
+    raise ValueError
+
 
 # First segments of paths that are not a provider: the proxy's own pages, and paths that SDKs ask for when
 # they lose the prefix of their base URL (reserved, so that these stay free to be given a meaning).
@@ -116,6 +143,21 @@ _RATE_LIMITING: Final = Section(
 # A head of 4 KiB is what a request with a long key and a dozen fields of an SDK needs; less would only break it.
 _HEADER_BYTES: Final = integer(4096)
 
+_ON_DISCONNECT: Final = Either(
+    Value("cancel, drain, or {drain: {max_s: 30, max_tokens: 2000}}", on_disconnect),
+    Section(
+        model.OnDisconnect,
+        {"drain": Section(model.DrainBounds, {"max_s": SECONDS_OR_OFF, "max_tokens": integer(0)})},
+    ),
+)
+
+_ACCOUNTING: Final[Mapping[str, Kind]] = {
+    "enabled": BOOLEAN,
+    "inject_include_usage": BOOLEAN,
+    "on_disconnect": _ON_DISCONNECT,
+    "hold_json_bytes": integer(0, 16 * 1024 * 1024),
+}
+
 _UPSTREAM: Final[Mapping[str, Kind]] = {
     "pool_size": integer(0),
     "pool_idle_s": SECONDS,
@@ -160,12 +202,28 @@ SCHEMA: Final = Section(
                     "base_url": URL,
                     "kind": choice(*KINDS),
                     "upstream": Section(model.Upstream, _UPSTREAM, partial=True),
+                    "accounting": Section(model.Accounting, _ACCOUNTING, partial=True),
+                    "models": Tree("map of models"),
+                    "prices": Tree("map"),
                 },
             ),
             "name",
             name=re.compile(r"[a-z0-9][a-z0-9_-]*"),
             name_rule="must be lower case letters, digits, '_' and '-', and begin with a letter or a digit",
             reserved=_RESERVED_NAMES,
+        ),
+        "accounting": Section(model.Accounting, _ACCOUNTING),
+        "pricing": Section(model.Pricing, {"file": text("the path of a file"), "stale_days": integer(0)}),
+        "ledger": Section(
+            model.Ledger,
+            {
+                "backend": choice("off", "sqlite", "jsonl", takes="any"),
+                "path": text("the path of a file (sqlite) or of a folder (jsonl)"),
+                "flush_s": SECONDS,
+                "keep_days": integer(0),
+                "max_queued_rows": integer(1000),
+                "max_file_bytes": integer(1_048_576),
+            },
         ),
         "identity": Section(
             model.Identity,
@@ -184,6 +242,7 @@ SCHEMA: Final = Section(
                 "request_id": BOOLEAN,
                 "accel_buffering": BOOLEAN,
                 "rewrite_upload_urls": BOOLEAN,
+                "server_timing": BOOLEAN,
             },
         ),
         "cors": Section(
@@ -215,6 +274,7 @@ ENVIRONMENT: Final[Mapping[str, Path]] = {
     "LOG_LEVEL": ("log", "level"),
     "LOG_FORMAT": ("log", "format"),
     "LLM_PROXY_IDENTITY_SECRET": ("identity", "secret"),
+    "LLM_PROXY_LEDGER": ("ledger", "backend"),
 }
 """Environment variables that win over every file, when they are set and not empty."""
 

@@ -91,8 +91,11 @@ def _some_seconds(text: str) -> float:
 SECONDS: Final = Value("a number of seconds above 0", _some_seconds, "word")
 
 
-def choice(*names: str, also: dict[str, str] | None = None) -> Value:
-    """One of ``names``, in any case; ``also`` maps other spellings to one of them."""
+def choice(*names: str, also: dict[str, str] | None = None, takes: Literal["word", "text", "any"] = "text") -> Value:
+    """One of ``names``, in any case; ``also`` maps other spellings to one of them.
+
+    ``takes``: "any" where one of them reads as a boolean, as ``off`` does.
+    """
     known = {**(also or {}), **{name: name for name in names}}
 
     def parse(text: str) -> str:
@@ -101,7 +104,7 @@ def choice(*names: str, also: dict[str, str] | None = None) -> Value:
         except KeyError:
             raise ValueError(_not_a_choice(text, tuple(name for name in names if name))) from None
 
-    return Value("one of " + ", ".join(name for name in names if name), parse)
+    return Value("one of " + ", ".join(name for name in names if name), parse, takes)
 
 
 def _not_a_choice(text: str, names: tuple[str, ...]) -> str:

@@ -94,11 +94,13 @@ class Reload:
 def _kept(old: _Whole, new: _Whole) -> _Whole:
     """``new`` with what a restart alone can change as it is in ``old``.
 
-    The port is open already. The others would give every key another name, in the middle of a log.
+    The port is open already, and so is the ledger. The others would give every key another name, in the middle of a
+    log.
     """
     return replace(
         new,
         server=replace(new.server, port=old.server.port),
         identity=replace(new.identity, secret=old.identity.secret),
+        ledger=old.ledger,
         state_dir=old.state_dir,
     )

@@ -69,6 +69,26 @@ class AccessRecord(msgspec.Struct, gc=False):
     """What was wrong in particular, where more is known than the class and the end reason say."""
     client: str
     """The caller's address, without a port."""
+    usage_source: str
+    """How the tokens are known: exact, partial, estimated; none where nothing is charged. See core.usage.Source."""
+    usage_reason: str | None
+    """Why they are not exact, in a word."""
+    input_tokens: int
+    """All that went in, cached or not."""
+    output_tokens: int
+    """All that came out, thoughts included."""
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_nano_usd: int | None
+    """In nano-dollars: 1_000_000_000 are a dollar. null where nothing is charged, or there is no price."""
+    unpriced: bool
+    """Whether there were tokens to charge, and no price for them."""
+    response_model: str | None
+    """The model as the answer names it."""
+    finish_reason: str | None
+    include_usage: str | None
+    """Of a stream that may lack its usage: "added" when the proxy asked for it, or why it did not."""
 
 
 ACCESS_FIELDS: Final = AccessRecord.__struct_fields__

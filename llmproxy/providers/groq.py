@@ -14,5 +14,6 @@ GROQ = Provider(
     sdk_path="/groq",
     rewrites=((b"/v1/", b"/openai/v1/"),),
     user_path=("user",),
+    usage_in_streams=True,
     health={"status": "healthy", "streaming_support": True, "body_parsing": True},
 )

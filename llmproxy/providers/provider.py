@@ -19,6 +19,7 @@ class Provider:
     rewrites: path prefixes after the provider's segment that change, each (from, to); the first that fits
         counts.
     user_path: the keys that lead to the user's id in a JSON request body; () where the API has no such field.
+    usage_in_streams: whether its OpenAI-shaped streams carry their usage without being asked for it.
     path_prefix: the path of the base URL, without a slash at its end; usually empty.
     health: this provider's own facts in /health; see `health_report` for the whole entry.
     """
@@ -30,6 +31,7 @@ class Provider:
     sdk_path: str
     rewrites: tuple[tuple[bytes, bytes], ...] = ()
     user_path: tuple[str, ...] = ()
+    usage_in_streams: bool = False
     health: Mapping[str, object] = field(hash=False)
     path_prefix: bytes = field(init=False)
 

@@ -34,15 +34,21 @@ class WholeBody:
     """A small body that was all there from the start.
 
     :ivar data: the body, until it is not needed any more.
-    :ivar length: bytes.
+    :ivar length: bytes; UNKNOWN_LENGTH for one that is sent in chunks.
     :ivar received_bytes: the same.
     """
 
     __slots__ = ("data", "length", "received_bytes")
+    complete = True
 
     def __init__(self, data: bytes) -> None:
         self.data: bytes | None = data
-        self.length = self.received_bytes = len(data)
+        self.length: Any = len(data)
+        self.received_bytes = len(data)
+
+    def whole(self, limit_bytes: int) -> bytes | None:
+        """The body, if it has at most ``limit_bytes`` and is still here."""
+        return self.data if self.data is not None and len(self.data) <= limit_bytes else None
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         """Write it."""
@@ -58,6 +64,26 @@ class WholeBody:
     def stopProducing(self) -> None:
         """It is not needed any more."""
         self.data = None
+
+
+class EditedBody(WholeBody):
+    """What is sent in the place of a body that was all here.
+
+    :param instead_of: the body as the caller sent it.
+    :ivar trailers: those of that body.
+    """
+
+    __slots__ = ("trailers",)
+
+    def __init__(self, data: bytes, instead_of: WholeBody | Upload) -> None:
+        super().__init__(data)
+        self.received_bytes = instead_of.received_bytes
+        self.trailers: Fields = []
+        if isinstance(instead_of, Upload):
+            self.trailers = instead_of.trailers
+            instead_of.stopProducing()  # what it holds is not needed any more
+            if instead_of.length is UNKNOWN_LENGTH:
+                self.length = UNKNOWN_LENGTH
 
 
 @implementer(IBodyProducer)
@@ -120,7 +146,11 @@ class Upload:
     @property
     def data(self) -> bytes | None:
         """The whole body, if all of it is here, none of it has been streamed, and it is small."""
-        if self._started or not self.complete or self.received_bytes > IN_ONE_PIECE_BYTES:
+        return self.whole(IN_ONE_PIECE_BYTES)
+
+    def whole(self, limit_bytes: int) -> bytes | None:
+        """The same for one of at most ``limit_bytes``."""
+        if self._started or not self.complete or self.received_bytes > limit_bytes:
             return None
         if len(self._held) > 1:
             self._held = [b"".join(self._held)]

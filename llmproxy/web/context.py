@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from llmproxy.config.model import Config
+from llmproxy.accounting.books import Books
+from llmproxy.config.model import Accounting, Config
 from llmproxy.core import fields as f
 from llmproxy.core.fields import Fields
 from llmproxy.core.identity import CredentialIds
 from llmproxy.observe.access import AccessRecord
 from llmproxy.providers import Provider
+from llmproxy.state.ledger.row import Row
 from llmproxy.upstream.client import ExactClient
 from llmproxy.web.cors import CorsPolicy
 
@@ -24,19 +26,21 @@ class Route:
 
     :ivar root: scheme and authority of its base URL, as bytes.
     :ivar authority: the Host to send.
+    :ivar accounting: what holds for it.
     """
 
     provider: Provider
     client: ExactClient
     root: bytes
     authority: bytes
+    accounting: Accounting
 
     @classmethod
-    def to(cls, provider: Provider, client: ExactClient) -> Route:
+    def to(cls, provider: Provider, client: ExactClient, accounting: Accounting) -> Route:
         """The route to ``provider`` through ``client``."""
         scheme, _, rest = provider.base_url.encode("ascii").partition(b"://")
         authority = rest.partition(b"/")[0]
-        return cls(provider, client, scheme + b"://" + authority, authority)
+        return cls(provider, client, scheme + b"://" + authority, authority, accounting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Context:
     :ivar wall_time: seconds since 1970, for people.
     :ivar next_request_id: a new id at each call.
     :ivar write_access: takes the record of one access event.
+    :ivar books: what all accounts have in common; None where no account is kept.
+    :ivar write_row: takes a row for the ledger; None where there is none. ledger_state: how it is, for /health.
     """
 
     config: Config
@@ -58,6 +64,9 @@ class Context:
     wall_time: Callable[[], float]
     next_request_id: Callable[[], str]
     write_access: Callable[[AccessRecord], None]
+    books: Books | None = None
+    write_row: Callable[[Row], None] | None = None
+    ledger_state: Callable[[], dict[str, object]] | None = None
     request_drop: frozenset[bytes] = field(init=False)
     request_prefixes: tuple[bytes, ...] = field(init=False)
     response_prefixes: tuple[bytes, ...] = field(init=False)
@@ -68,11 +77,13 @@ class Context:
         Expect is answered here (RFC 9110 10.1.1). Fields with the proxy's own prefix are words to the proxy on the
         way up, and may be set by no upstream on the way down.
         """
-        own = (f.CONTROL_PREFIX,) if self.config.fidelity.strip_control_fields else ()
+        strips = self.config.fidelity.strip_control_fields
+        own = (f.CONTROL_PREFIX,) if strips else ()
+        told = (f.OWN_PREFIX,) if strips else ()
         identity = {b"x-user-id"} if self.config.identity.strip else set()
         object.__setattr__(self, "request_drop", f.HOP_BY_HOP | {b"expect"} | identity)
         object.__setattr__(self, "request_prefixes", own)
-        object.__setattr__(self, "response_prefixes", own + self.cors.prefixes)
+        object.__setattr__(self, "response_prefixes", told + self.cors.prefixes)
 
     def request_trailers(self, fields: Fields) -> Fields:
         """The trailer fields of a request that may be passed on."""

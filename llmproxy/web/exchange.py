@@ -13,6 +13,7 @@ shown by cutting the connection, never by adding text or a proper end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +22,29 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss, datetimeToString
+from twisted.web.iweb import UNKNOWN_LENGTH
 
+from llmproxy.accounting.account import NO_CALL, UNKNOWN_CHARGE, Account, Charge
 from llmproxy.core import errors, framing
 from llmproxy.core import fields as f
 from llmproxy.core.end import EndReason
 from llmproxy.core.errors import ProxyError
 from llmproxy.core.fields import Fields
+from llmproxy.core.form_peek import FormPeek
 from llmproxy.core.framing import FramingError
 from llmproxy.core.peek import BodyPeek, Seen, look_at_whole
-from llmproxy.core.target import split_query, without_query_item
-from llmproxy.observe.access import AccessRecord
+from llmproxy.core.target import split_query
 from llmproxy.providers import dialect_of, model_in_path
 from llmproxy.upstream.origin import NotWellFormed, Progress, RawHeaders
-from llmproxy.upstream.relay import Relay
 from llmproxy.upstream.upload import Upload, WholeBody
-from llmproxy.web import failures, uploads
-from llmproxy.web.plan import Plan
-from llmproxy.wire.response import ENDED, Response
+from llmproxy.web import failures
+from llmproxy.web.delivery import deliver
+from llmproxy.web.forms import is_form, names_model_in_form
+from llmproxy.web.heads import body_length, request_fields, response_fields, upstream_rest
+from llmproxy.web.plan import Plan, with_codings
+from llmproxy.web.settlement import write_down
+from llmproxy.web.usage_request import ADDED, LookToTheEnd, ask_for_usage, may_be_asked
+from llmproxy.wire.response import Response
 
 if TYPE_CHECKING:
     from llmproxy.web.context import Context, Route
@@ -49,8 +56,6 @@ WAITING = "waiting"
 RELAYING = "relaying"
 DONE = "done"
 
-_STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
-_MAX_ID_CHARACTERS = 256
 _MAX_DETAIL_CHARACTERS = 300
 
 
@@ -61,39 +66,48 @@ class Exchange:
     :param context: what the configuration gives; it stays the same for this exchange whatever is reloaded.
     :ivar request_id: our own id for it.
     :ivar phase: how far it has come: receiving, connecting, waiting, relaying, done.
+    :ivar upload: the request's body; peek: what it says.
+    :ivar account: what the call used and costs, where that is kept.
+    :ivar include_usage: as in the access event.
+    :ivar reading_on: the time that is left, where the answer is read to its end although its caller has left.
+    :ivar answer_at, head_at: when the upstream's head came, and when ours was written; 0.0 before.
     """
 
     _log = Logger()
 
     # An idle stream keeps its exchange for minutes: slots make it small, and are quicker than defaults of the class.
     __slots__ = (
-        "_answer_at",
         "_end_reason",
-        "_head_at",
         "_in_flight",
-        "_peek",
+        "_most_tokens",
         "_pending",
-        "_plan",
-        "_progress",
-        "_ready_at",
-        "_relay",
         "_response",
-        "_settled",
-        "_upload",
+        "account",
+        "answer_at",
+        "answer_here_at",
         "began",
         "context",
         "error_class",
         "error_detail",
+        "head_at",
+        "include_usage",
         "meta_user",
         "model",
+        "peek",
         "phase",
+        "plan",
+        "progress",
+        "reading_on",
+        "ready_at",
         "request",
         "request_id",
         "rest",
         "route",
         "route_name",
+        "settled",
         "stream_requested",
         "streamed",
+        "upload",
         "upstream_request_id",
     )
 
@@ -102,8 +116,8 @@ class Exchange:
         self.request = request
         self.context = context
         self.request_id = next_request_id()
-        self.began = self._ready_at = now()
-        self._progress = Progress()
+        self.began = self.ready_at = now()
+        self.progress = Progress()
         # What is not known yet.
         self.phase = RECEIVING
         self.route: Route | None = None
@@ -112,15 +126,18 @@ class Exchange:
         self.rest = b""
         self.model: str | None = None
         self.stream_requested: bool | None = None
-        self.streamed = self._in_flight = self._settled = False
+        self.include_usage: str | None = None
+        self.account: Account | None = None
+        self.reading_on: object | None = None
+        self._most_tokens = 0
+        self.streamed = self._in_flight = self.settled = False
         self._end_reason = EndReason.OK
-        self._peek: BodyPeek | Seen | None = None
-        self._upload: Upload | WholeBody | None = None
-        self._plan: Plan | None = None
-        self._answer_at = self._head_at = 0.0
+        self.peek: BodyPeek | FormPeek | Seen | None = None
+        self.upload: Upload | WholeBody | None = None
+        self.plan: Plan | None = None
+        self.answer_at = self.head_at = self.answer_here_at = 0.0
         self._pending: Deferred[Any] | None = None
         self._response: Response | None = None
-        self._relay: Relay | None = None
 
     # -- towards the provider --------------------------------------------------------------------------------
 
@@ -146,7 +163,7 @@ class Exchange:
         self.meta_user = plan.meta_user
         self.rest = plan.rest
         self.route_name = plan.route_name
-        self._plan = plan
+        self.plan = plan
         if self._enter():
             self._take_body(plan.looks)
 
@@ -156,18 +173,33 @@ class Exchange:
         if request.body is framing.NO_BODY or route is None:
             self._forward()
             return
+        if looks and names_model_in_form(request.index, self.rest):
+            self._look_at_form()
+            return
         whole = request.whole_body()
         if whole is not None:
-            self._upload = WholeBody(whole)
+            self.upload = WholeBody(whole)
             if looks:
-                self._peek = look_at_whole(whole, self.context.config.server.peek_bytes, route.provider.user_path)
+                self.peek = look_at_whole(whole, self.context.config.server.peek_bytes, route.provider.user_path)
             self._forward()
             return
-        look = None
+        look: Callable[[bytes], bool] | None = None
         if looks:
-            peek = self._peek = BodyPeek(self.context.config.server.peek_bytes, route.provider.user_path)
+            limit_bytes = self.context.config.server.peek_bytes
+            peek = self.peek = BodyPeek(limit_bytes, route.provider.user_path)
             look = peek.feed
-        upload = self._upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
+            if request.body.length_bytes <= limit_bytes and may_be_asked(self):  # 0: one in chunks
+                look = LookToTheEnd(peek, limit_bytes)
+        upload = self.upload = Upload(request, look, self._forward, self.body_broken, self.context.request_trailers)
+        request.receive_body(upload)
+
+    def _look_at_form(self) -> None:
+        """A form names its model in a field: what comes before that is held, as with JSON."""
+        request = self.request
+        peek = self.peek = FormPeek(self.context.config.server.peek_bytes)
+        upload = self.upload = Upload(
+            request, peek.feed, self._forward, self.body_broken, self.context.request_trailers
+        )
         request.receive_body(upload)
 
     def _enter(self) -> bool:
@@ -202,34 +234,37 @@ class Exchange:
 
     def _forward(self) -> None:
         """All that has to be known before sending is known."""
-        if self._settled or self.route is None:
+        if self.settled or self.route is None:
             return
-        peek = self._peek
+        peek = self.peek
         if peek is not None:
             self.model, self.stream_requested = peek.model, peek.stream
         route = self.route
         request = self.request
-        plan = self._plan
+        plan = self.plan
+        if self.stream_requested or (peek is None and self.upload is not None):
+            self._ask_for_usage()
         if self.model is None:
             self.model = plan.path_model if plan is not None else model_in_path(route.provider, self.rest)
         self.phase = CONNECTING
+        self._open_account(route)
         now = self.context.now
-        self._ready_at = now()
-        self._progress.on_interim = self._pass_on_interim
+        self.ready_at = now()
+        self.progress.on_interim = self._pass_on_interim
         if plan is not None:
             url = plan.url
-            headers = RawHeaders([], self._progress, plan.head(request.index.get(b"content-length")))
+            headers = RawHeaders([], self.progress, plan.head(body_length(self), self.include_usage == ADDED))
         else:
-            url = route.root + route.provider.upstream_target(self._upstream_rest())
-            headers = RawHeaders(self._request_fields(route), self._progress)
+            url = route.root + route.provider.upstream_target(upstream_rest(self))
+            headers = RawHeaders(request_fields(self, route), self.progress)
         try:
-            pending = self._pending = route.client.request(request.method, url, headers=headers, data=self._upload)
+            pending = self._pending = route.client.request(request.method, url, headers=headers, data=self.upload)
         except NotWellFormed as error:
             self.fail(failures.refused(FramingError(400, str(error))))
             return
         if plan is None and request.repeat is not None and headers.head is not None:
             self._keep_plan(route, url, headers.head)
-        self.phase = WAITING if self._progress.sent_at is not None else CONNECTING
+        self.phase = WAITING if self.progress.sent_at is not None else CONNECTING
         pending.addCallbacks(self._answered, self._not_answered)
 
     def _keep_plan(self, route: Route, url: bytes, head: bytes) -> None:
@@ -237,29 +272,38 @@ class Exchange:
         if repeat is None:
             return
         path_model = model_in_path(route.provider, self.rest)
-        looks = self._peek is not None
-        self._plan = repeat.plan = Plan(
+        looks = self.peek is not None
+        if self.include_usage == ADDED:
+            head = with_codings(head, self.request.fields)
+        self.plan = repeat.plan = Plan(
             self.context, route, self.meta_user, self.rest, self.route_name, looks, path_model, url, head
         )
 
-    def _upstream_rest(self) -> bytes:
-        if self.context.config.identity.strip:
-            return without_query_item(self.rest, b"llm_user_id")
-        return self.rest
+    def _open_account(self, route: Route) -> None:
+        """Begin to keep account of the call."""
+        books, upload, peek = self.context.books, self.upload, self.peek
+        if books is None or not route.accounting.enabled:
+            return
+        form = isinstance(peek, FormPeek)
+        # A form that names no model is a file to be kept, and no call.
+        looked = (peek is not None and peek.complete) or (not form and is_form(self.request.index))
+        body = upload.whole(self.context.config.server.peek_bytes) if looked and upload is not None else None
+        length = 0 if upload is None else None if upload.length is UNKNOWN_LENGTH else upload.length
+        post = self.request.method == b"POST"
+        account = self.account = Account(
+            books, route.provider.name, post, self.model, body, length, looked, self.rest, form
+        )
+        try:
+            account.asked()
+        except Exception:  # noqa: BLE001 - a bug in accounting ends no request
+            self._log.failure("the request {request_id} could not be measured", request_id=self.request_id)
+            account.broke()
 
-    def _request_fields(self, route: Route) -> Fields:
-        """The caller's fields with the changes that docs/fidelity.md lists."""
-        context = self.context
-        switches = context.config.fidelity
-        host = None if switches.preserve_host else route.authority
-        fields = f.end_to_end(self.request.fields, context.request_drop, context.request_prefixes, host)
-        if b"host" not in self.request.index:  # HTTP/1.0
-            fields.insert(0, (b"Host", route.authority))
-        if switches.x_forwarded_for:
-            fields.append((b"X-Forwarded-For", self.request.caller.peer_host.encode()))
-        if switches.via:
-            fields.append((b"Via", self.request.clientproto[5:] + b" llmproxy"))
-        return fields
+    def _ask_for_usage(self) -> None:
+        try:
+            ask_for_usage(self)
+        except Exception:  # noqa: BLE001 - likewise: it goes out as it came
+            self._log.failure("the request {request_id} could not be edited", request_id=self.request_id)
 
     def _pass_on_interim(self, status: int, reason: bytes, fields: Fields) -> None:
         self.request.write_interim(status, reason, f.end_to_end(fields, prefixes=self.context.response_prefixes))
@@ -269,55 +313,39 @@ class Exchange:
     def _answered(self, response: Response) -> None:
         """The head of the upstream's final answer: write it to the caller, then let the body flow."""
         self._pending = None
-        if self._settled:
+        if self.settled:
             response.stopProducing()
             return
         self._response = response
         self.phase = RELAYING
         now = self.context.now
-        self._answer_at = now()
-        request = self.request
-        request.cork()
+        self.answer_at = self.answer_here_at = now()
+        self.request.cork()
         try:
-            request.write_head(response.code, response.phrase, self._response_fields(response))
-            self._head_at = now()
-            pieces = response.whole_body()
-            if pieces is not None:
-                for data in pieces:
-                    request.write(data)
-                self._body_ended(ENDED)
-                return
-            relay = self._relay = Relay(request, self._body_ended)
-            response.deliverBody(relay)
+            deliver(self, response, response_fields(self, response))
         except Exception:  # noqa: BLE001 - whatever it is, it is a fault of ours and this exchange's end
             self.broke(Failure())
 
-    def _response_fields(self, response: Response) -> Fields:
-        """The upstream's fields with the changes that docs/fidelity.md lists."""
-        config = self.context.config
-        index = response.index
-        fields = f.end_to_end(response.fields, prefixes=self.context.response_prefixes)
-        content_type = index.get(b"content-type")
-        self.streamed = content_type is not None and content_type.lower().startswith(_STREAMS)
-        upstream_id = index.get(b"x-request-id") or index.get(b"request-id")
-        if upstream_id is not None:
-            self.upstream_request_id = upstream_id[:_MAX_ID_CHARACTERS].decode("latin-1")
-        if self.streamed and config.fidelity.accel_buffering and b"x-accel-buffering" not in index:
-            # nginx in front of us would otherwise gather events before it sends them on.
-            fields.append((b"X-Accel-Buffering", b"no"))
-        if config.fidelity.rewrite_upload_urls and self.route is not None and uploads.concerned(index):
-            fields = uploads.rewritten(fields, self.route, self._provider_url())
-        if config.fidelity.via:
-            fields.append((b"Via", b"1.1 llmproxy"))
-        return fields
+    def write_head(self, fields: Fields) -> None:
+        """Begin to answer as the upstream did, with these fields."""
+        response = self._response
+        if response is not None:
+            self.request.write_head(response.code, response.phrase, fields)
+            self.head_at = self.context.now()
 
-    def _body_ended(self, reason: Failure) -> None:
+    def answer_is_here(self) -> None:
+        """The body of an answer that had to be complete first is here; the time until now was the provider's."""
+        self.answer_here_at = self.context.now()
+
+    def body_ended(self, reason: Failure) -> None:
         """The upstream's body is over, one way or another."""
         response = self._response
         self._response = None
-        if self._settled or response is None:
+        if self.settled or response is None:
             return
-        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
+        if self.reading_on is not None:
+            self.settle(EndReason.CLIENT_GONE)
+        elif isinstance(reason.value, ResponseDone | PotentialDataLoss):
             trailers = response.trailers
             if trailers:
                 trailers = f.trailers(trailers, prefixes=self.context.response_prefixes)
@@ -330,7 +358,10 @@ class Exchange:
 
     def _not_answered(self, reason: Failure) -> None:
         self._pending = None
-        if self._settled:
+        if self.settled:
+            return
+        if self.reading_on is not None:
+            self.settle(EndReason.CLIENT_GONE)
             return
         error_class = failures.before_the_head(reason)
         if error_class is None:
@@ -351,7 +382,7 @@ class Exchange:
 
     def fail(self, error: ProxyError, fields: Fields | None = None) -> None:
         """End with an error of our own: an answer in the caller's dialect, or a cut if an answer has begun."""
-        if self._settled:
+        if self.settled:
             return
         self.error_class = error.error_class.name
         self.error_detail = self.error_detail or error.detail[:_MAX_DETAIL_CHARACTERS]
@@ -380,22 +411,59 @@ class Exchange:
 
     def client_gone(self) -> None:
         """The caller has left: whatever the upstream still does for it is waste, and may cost money."""
-        if self._settled:
-            return
-        self.settle(EndReason.CLIENT_GONE)
-        self._drop_upstream()
+        if not self.settled and not self._may_read_on():
+            self.settle(EndReason.CLIENT_GONE)
+            self._drop_upstream()
 
     def not_taken(self) -> None:
         """The caller is there, and takes nothing of its answer."""
-        if self._settled:
+        if self.settled:
             return
         self.settle(EndReason.WRITE_IDLE_TIMEOUT)
         self._drop_upstream()
 
     def drained(self) -> None:
         """The proxy stops and cannot wait: an answer that has begun is cut; where none has, that is the answer."""
-        if not self._settled:
+        if not self.settled:
             self.fail(ProxyError(errors.DRAINING, retry_after_s=failures.RETRY_AFTER_S))
+            self._drop_upstream()
+
+    def _may_read_on(self) -> bool:
+        """The caller has left: whether the answer is read to its end, so that it is known what it used.
+
+        It is for what the provider has, whole, and has begun on; and where there is something to read.
+        """
+        account, route, upload = self.account, self.route, self.upload
+        if account is None or route is None or self.request.site.draining or not self.model:
+            return False
+        bounds = route.accounting.on_disconnect.drain
+        if bounds is None or (self._pending is None and self._response is None):
+            return False
+        if self.progress.sent_at is None or (upload is not None and not upload.complete) or not account.may_be_read:
+            return False
+        self._most_tokens = self._tokens_so_far(account) + bounds.max_tokens if bounds.max_tokens else 0
+        self.reading_on = self.request.site.read_on(self, bounds.max_s)
+        if self._response is not None:
+            self._response.resumeProducing()
+        return True
+
+    def look_at_bounds(self, account: Account) -> None:
+        """More has come of an answer that is read on without its caller."""
+        if not account.may_be_read or (self._most_tokens and self._tokens_so_far(account) >= self._most_tokens):
+            self.read_no_more()
+
+    def _tokens_so_far(self, account: Account) -> int:
+        try:
+            return account.output_so_far()
+        except Exception:  # noqa: BLE001 - a bug in accounting ends no connection
+            self._log.failure("the answer of {request_id} could not be read", request_id=self.request_id)
+            account.broke()
+            return 0
+
+    def read_no_more(self) -> None:
+        """Enough was read without its caller."""
+        if not self.settled:
+            self.settle(EndReason.CLIENT_GONE)
             self._drop_upstream()
 
     def finished(self) -> None:
@@ -412,103 +480,33 @@ class Exchange:
             response, self._response = self._response, None
             response.stopProducing()
 
+    def charge_for(self, end_reason: EndReason) -> Charge:
+        """What the call comes to. It is made once, at the first time that it is asked for."""
+        account, upload = self.account, self.upload
+        if account is None:
+            return NO_CALL
+        if upload is not None:
+            account.length_bytes = upload.received_bytes
+        try:
+            return account.charge(end_reason, self.progress.sent_at is not None, self.request.sent_body_bytes)
+        except Exception:  # noqa: BLE001 - a bug in accounting ends no connection
+            self._log.failure("what {request_id} used could not be worked out", request_id=self.request_id)
+            account.made = UNKNOWN_CHARGE
+            return UNKNOWN_CHARGE
+
     def settle(self, end_reason: EndReason) -> None:
-        """The one end: write the access event."""
-        if self._settled:
+        """The one end: write the access event and the ledger's row."""
+        if self.settled:
             return
-        self._settled = True
-        if self.phase == CONNECTING and self._progress.sent_at is not None:
+        self.settled = True
+        if self.phase == CONNECTING and self.progress.sent_at is not None:
             self.phase = WAITING
         if self._in_flight:
             self.request.site.in_flight -= 1
-        if self.context.config.log.access:
-            write_access = self.context.write_access
-            try:
-                write_access(self._access_event(end_reason))
-            except Exception:  # noqa: BLE001 - a log that cannot be written ends no connection
-                self._log.failure("the access event of {request_id} could not be written", request_id=self.request_id)
+        if self.reading_on is not None:
+            self.request.site.reads_no_more(self, self.reading_on)
+        charge = self.charge_for(end_reason)
+        write_down(self, end_reason, charge)
         # The circle is opened here, so that all of it is freed at once and the collector has nothing to look for.
-        self._upload = self._relay = self._peek = self._plan = None
-        self._progress.on_interim = None
-
-    # -- what the access event says --------------------------------------------------------------------------
-
-    def _provider_url(self) -> bytes:
-        """The URL of the provider's root as this caller reaches it, for URLs that must come back through the proxy."""
-        request = self.request
-        prefix = request.uri[: len(request.uri) - len(self.rest)]
-        return uploads.public_base(request, self.context.config.server, self.request.caller.peer_host) + prefix
-
-    def _said_by_head(self) -> tuple[Any, ...]:
-        """What follows from the head alone: credential id, user but for the body's, path, sdk, client, method."""
-        plan = self._plan
-        if plan is not None and plan.said is not None:
-            return plan.said
-        request = self.request
-        caller = request.caller
-        query = request.uri.partition(b"?")[2]
-        credential_id = caller.credential_id(request, query, self.context.credential_ids)
-        client = caller.address(request.fields, self.context.config.server)
-        said = (
-            credential_id,
-            caller.user(request, query, self.meta_user, None, client),
-            caller.path(request.path),
-            caller.sdk(request.index.get(b"user-agent")),
-            client,
-            request.method.decode("latin-1"),
-        )
-        if plan is not None:
-            plan.said = said
-        return said
-
-    def _user(self, user: str, client: str) -> str:
-        """The user, where the body names one; ``user`` is who it is without the body."""
-        in_body = self._peek.user if self._peek is not None else None
-        if not in_body:
-            return user
-        request = self.request
-        return request.caller.user(request, request.uri.partition(b"?")[2], self.meta_user, in_body, client)
-
-    def _access_event(self, end_reason: EndReason) -> AccessRecord:
-        request = self.request
-        clock = self.context.now
-        now = clock()
-        began = self.began
-        progress = self._progress
-        credential_id, user, path, sdk, client, method = self._said_by_head()
-        own = 0.0
-        if progress.sent_at is not None:
-            own = progress.sent_at - self._ready_at - progress.held_s
-            if self._head_at:
-                own += self._head_at - self._answer_at
-        upload = self._upload
-        return AccessRecord(
-            "",  # time: for the observer to fill in
-            "access",
-            self.request_id,
-            self.upstream_request_id or None,
-            self._user(user, client),
-            credential_id,
-            self.route.provider.name if self.route is not None else None,
-            self.route_name or None,
-            method,
-            path,
-            self.model or ("unknown" if upload is not None else None),
-            self.stream_requested,
-            self.streamed,
-            request.status or None,
-            upload.received_bytes if upload is not None else 0,
-            request.sent_body_bytes,
-            request.sent_pieces if self._head_at else 0,
-            int((self._answer_at - began) * 1e6) / 1000 if self._answer_at else None,
-            int(progress.connect_s * 1e6) / 1000 if progress.connect_s is not None else None,
-            int(own * 1e6) / 1000 if own > 0.0 else 0.0,
-            int((now - began) * 1e6) / 1000,
-            end_reason,
-            self.phase,
-            sdk,
-            progress.retries,
-            self.error_class or None,
-            self.error_detail or None,
-            client,
-        )
+        self.upload = self.peek = self.plan = self.account = None
+        self.progress.on_interim = None

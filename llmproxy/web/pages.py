@@ -14,6 +14,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from llmproxy.core import errors
 from llmproxy.core.errors import ProxyError
+from llmproxy.observe.redact import text_without_keys
 from llmproxy.web import uploads
 from llmproxy.web.context import Context
 from llmproxy.web.site import ProxyRequest
@@ -48,12 +49,13 @@ def _answer(request: ProxyRequest, content_type: bytes, body: bytes) -> bytes | 
 
 
 class Health(Resource):
-    """``/health`` and, below it, ``live`` and ``ready``."""
+    """``/health`` and, below it, ``live``, ``ready`` and ``accounting``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.putChild(b"live", State("live"))
         self.putChild(b"ready", State("ready"))
+        self.putChild(b"accounting", AccountingState())
 
     def getChild(self, path: bytes, request: ProxyRequest) -> IResource:
         """``/health/`` is ``/health``; anything else below is the 404."""
@@ -64,15 +66,19 @@ class Health(Resource):
         exchange = request.exchange
         exchange.route_name = "health"
         context = exchange.context
-        report = {
+        report: dict[str, object] = {
             "status": "healthy",
             "timestamp": int(context.wall_time()),
             "providers": {name: route.provider.health_report() for name, route in context.routes.items()},
             "features": {
-                "cost_tracking": False,
+                "cost_tracking": context.books is not None,
                 "rate_limiting": context.config.features.rate_limiting.enabled,
             },
         }
+        if context.books is not None:
+            report["accounting"] = {"unpriced": context.books.unpriced}
+        if context.ledger_state is not None:
+            report["ledger"] = context.ledger_state()
         return _answer(request, b"application/json", msgspec.json.encode(report))
 
 
@@ -93,6 +99,25 @@ class State(Resource):
             request.setResponseCode(503, b"Service Unavailable")
             state = "draining"
         return _answer(request, b"application/json", msgspec.json.encode({"status": state}))
+
+
+class AccountingState(Resource):
+    """``/health/accounting``: what was learned of each model, for estimates, and how near they were."""
+
+    isLeaf = True
+
+    def render(self, request: ProxyRequest) -> bytes | int:
+        """By provider and model. A caller may have written its key where the model belongs, so names are masked."""
+        exchange = request.exchange
+        exchange.route_name = "health"
+        books = exchange.context.books
+        learned = books.calibration.export() if books is not None else {}
+        estimates = {
+            provider: {text_without_keys(model): figures for model, figures in models.items()}
+            for provider, models in learned.items()
+        }
+        report = {"unpriced": books.unpriced if books is not None else 0, "estimates": estimates}
+        return _answer(request, b"application/json", msgspec.json.encode(report))
 
 
 class Index(Resource):

@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from llmproxy.core.fields import Fields
+
 if TYPE_CHECKING:
     from llmproxy.web.context import Context, Route
 
+_CODINGS: Final = re.compile(rb"(?<=\r\n)(accept-encoding): [^\r\n]*", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ([0-9]+)\r\n", re.IGNORECASE)
 
 
@@ -30,6 +33,7 @@ class Plan:
     __slots__ = (
         "_after",
         "_before",
+        "_plain",
         "context",
         "looks",
         "meta_user",
@@ -66,12 +70,33 @@ class Plan:
         self._before = head[: found.start(1)] if found else head
         self._after: bytes | None = head[found.end(1) :] if found else None
 
+        self._plain: tuple[bytes, bytes | None] | None = None
+
     def __repr__(self) -> str:
         """The provider only: the head holds keys."""
         return f"<Plan for {self.route.provider.name}>"
 
-    def head(self, length: bytes | None) -> bytes:
-        """The head that goes upstream, with these digits for the length of the body."""
-        if self._after is None or length is None:
-            return self._before
-        return self._before + length + self._after
+    def head(self, length: bytes | None, plain: bool = False) -> bytes:
+        """The head that goes upstream, with these digits for the length of the body.
+
+        :param plain: asks for an answer without a coding.
+        """
+        before, after = self._before, self._after
+        if plain:
+            if self._plain is None:
+                self._plain = without_codings(before), None if after is None else without_codings(after)
+            before, after = self._plain
+        if after is None or length is None:
+            return before
+        return before + length + after
+
+
+def without_codings(head: bytes) -> bytes:
+    """``head`` with ``identity`` as what it accepts, wherever it says what."""
+    return _CODINGS.sub(rb"\1: identity", head)
+
+
+def with_codings(head: bytes, fields: Fields) -> bytes:
+    """The other way: ``head`` with what ``fields``, those that it was made of, accept."""
+    values = iter([value for name, value in fields if name.lower() == b"accept-encoding"])
+    return _CODINGS.sub(lambda found: found[1] + b": " + next(values), head)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
@@ -20,6 +20,7 @@ from llmproxy.web.caller import Caller
 from llmproxy.web.context import Context
 from llmproxy.web.exchange import Exchange
 from llmproxy.web.plan import Plan
+from llmproxy.web.times import server_timing
 from llmproxy.wire.channel import Channel
 from llmproxy.wire.request import Request
 from llmproxy.wire.server import Site
@@ -92,6 +93,8 @@ class ProxyRequest(Request):
         exchange = self.exchange
         context = exchange.context
         fields += context.cors.answer_fields(self.index)
+        if context.config.fidelity.server_timing:
+            fields.append((b"Server-Timing", server_timing(exchange)))
         if context.config.fidelity.request_id:
             fields.append((b"X-LLM-Proxy-Request-ID", exchange.request_id.encode("ascii")))
         Request.write_head(self, status, reason, fields)
@@ -139,6 +142,21 @@ class ProxySite(Site):
         super().__init__(resource, reactor, context.config.server)
         self.context = context
         self.in_flight = 0
+        self._read_on: set[Exchange] = set()
+
+    def read_on(self, exchange: Exchange, most_s: float) -> object:
+        """Remember an exchange whose answer is read to its end without its caller, for ``most_s`` seconds if not 0.
+
+        Returns what :meth:`reads_no_more` has to be given.
+        """
+        self._read_on.add(exchange)
+        return self.reactor.callLater(most_s, exchange.read_no_more) if most_s else exchange.request_id
+
+    def reads_no_more(self, exchange: Exchange, told: object) -> None:
+        """It has ended."""
+        self._read_on.discard(exchange)
+        if IDelayedCall.providedBy(told) and told.active():
+            told.cancel()
 
     def replace(self, resource: IResource, context: Context) -> None:
         """A new configuration, for the requests that begin from now on."""
@@ -152,6 +170,8 @@ class ProxySite(Site):
     def stop(self) -> None:
         """End every exchange and connection now."""
         self.draining = self.closing = True
+        for exchange in list(self._read_on):
+            exchange.read_no_more()
         for channel in list(self.channels):
             for request in channel.requests():
                 cast(ProxyRequest, request).end_by_drain()

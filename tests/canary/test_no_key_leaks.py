@@ -12,15 +12,18 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.error import DNSLookupError
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmproxy import assembly
 from llmproxy.config.model import Upstream
 from llmproxy.observe.access import AccessRecord
 from llmproxy.observe.log import FORMATS, LogObserver
 from llmproxy.state.identity_secret import load_or_create
+from llmproxy.state.ledger.row import make_storable
 from tests.web.proxy_in_memory import ProxyInMemory, get, ok, post, request
 from tests.wire.far_end import FarEnd
 
@@ -305,6 +308,16 @@ class NoKeyLeaks(SynchronousTestCase):
             log = self.log()
             self.assertIn(b'"event":"access"', log, what)
             self.assertEqual(found_in(log), [], f"{what}: in the log")
+        self.assertGreater(len(self.proxy.rows), 10)
+        for row in self.proxy.rows:
+            make_storable(row)  # as the ledger's writer does with each
+            self.assertEqual(found_in(msgspec.json.encode(row)), [], "in the ledger")
+        # A model that has no price is warned about by its name, whatever a caller writes there.
+        self.assertNotEqual(self.proxy.warnings, [])
+        for words in self.proxy.warnings:
+            assembly._warn(words)
+        self.assertEqual(found_in(self.log()), [], "in a warning")
+        self.assertEqual(found_in(self.proxy.ask(get("/health/accounting"))), [])
 
     def test_representations(self) -> None:
         """No object of ours shows a key when it is printed, as a debugger or an error report would, at any point of an

@@ -1,7 +1,7 @@
 """Tests of llmproxy.config.check and hints: what is said about a key or a value that is wrong."""
 
 from llmproxy.config import values
-from llmproxy.config.schema import SCHEMA, ListOf, Named, Section, every_key
+from llmproxy.config.schema import SCHEMA, Either, ListOf, Named, Section, every_key
 from tests.config.case import ConfigCase
 
 SECRET = "sk-proj-0123456789abcdef0123456789abcdef"
@@ -54,8 +54,8 @@ class UnknownKeyTests(ConfigCase):
             ),
             (
                 "enabled: true",
-                "enabled: misplaced key: it belongs under providers.<name> or under cors "
-                "or under features.rate_limiting",
+                "enabled: misplaced key: it belongs under providers.<name> or under providers.<name>.accounting "
+                "or under accounting or under cors or under features.rate_limiting",
             ),
         ):
             with self.subTest(text):
@@ -236,9 +236,11 @@ class SchemaTests(ConfigCase):
         def look(kind: object) -> int:
             if isinstance(kind, Named):
                 return look(kind.item)
+            if isinstance(kind, Either):
+                return look(kind.section)
             if not isinstance(kind, Section):
                 return 0
             self.assertEqual(list(kind.keys), list(kind.make.__dataclass_fields__))  # type: ignore[attr-defined]
             return 1 + sum(look(below) for below in kind.keys.values())
 
-        self.assertEqual(look(SCHEMA), 18)
+        self.assertEqual(look(SCHEMA), 26)

@@ -128,6 +128,62 @@ class DocumentTests(SynchronousTestCase):
         """A map that contains itself ends in a complaint."""
         self.assertEqual(read("a: &a\n  b: *a\n")[1], ["f.yml:2: a.b: nested more than 32 levels deep"])
 
+    def test_lists_within_lists(self) -> None:
+        """A file of a hundred thousand brackets is one complaint; it used to end the process."""
+        # The last list that may be has 32 around it: it is the 33rd. Where a line opens two, that is line 17.
+        for opening, line in (("[", 1), ("- ", 1), ("[[ # comment\n", 17)):
+            with self.subTest(opening):
+                tree, complaints = read(opening * 100_000)
+                self.assertEqual(tree.entries, {})
+                self.assertEqual(complaints, [f"f.yml:{line}: [0][0]: nested more than 32 levels deep"])
+
+    def test_maps_within_maps(self) -> None:
+        """The complaint names where it went too deep: the key that is one too many, below the first two."""
+        deep = "".join(f"{' ' * n}k{n}:\n" for n in range(1000))
+        self.assertEqual(read(deep)[1], ["f.yml:33: k0.k1: nested more than 32 levels deep"])
+        self.assertEqual(
+            read("a: 1\nb: {c: " + "[{d: " * 100_000)[1], ["f.yml:2: b.c: nested more than 32 levels deep"]
+        )
+
+    def test_keys_within_keys(self) -> None:
+        """Keys that are maps are counted like all else; they have no name to be told by."""
+        for opening in ("{", "? "):
+            with self.subTest(opening):
+                self.assertEqual(read(opening * 100_000)[1], ["f.yml:1: nested more than 32 levels deep"])
+
+    def test_a_secret_above_what_is_too_deep(self) -> None:
+        """A provider's key above the mistake is not shown."""
+        self.assertEqual(
+            read("per_key:\n  sk-abc: " + "[" * 1000)[1], ["f.yml:2: per_key.***: nested more than 32 levels deep"]
+        )
+
+    def test_as_deep_as_allowed(self) -> None:
+        """32 levels are read, in the C library and in its stand-in alike; one more is not."""
+        import yaml
+
+        def nested(levels: int) -> str:
+            return "".join(f"{' ' * n}k{n}:\n" for n in range(levels))
+
+        for without_libyaml in (False, True):
+            if without_libyaml:
+                self.patch(yaml, "CSafeLoader", yaml.SafeLoader)
+            tree, complaints = read(nested(32))
+            self.assertEqual(complaints, [])
+            levels = 0
+            node: Node = tree
+            while isinstance(node, Mapping):
+                (node,) = node.entries.values()
+                levels += 1
+            self.assertEqual(levels, 32)
+            self.assertEqual(read(nested(33))[1], ["f.yml:33: k0.k1: nested more than 32 levels deep"])
+
+    def test_a_chain_of_aliases(self) -> None:
+        """Lists that name each other can be as deep as brackets, and are told in the same words."""
+        lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 500)]
+        complaints = read("\n".join(lines))[1]
+        # The x in a0 has two above it, a0 and [0]; each list around it adds one.
+        self.assertEqual(complaints[0], "f.yml:1: a31[0]: nested more than 32 levels deep")
+
     def test_keys_that_are_no_words(self) -> None:
         """A list as a key is refused."""
         self.assertEqual(read("[a, b]: 1\n")[1], ["f.yml:1: a key must be one word, not a list or a map"])

@@ -117,7 +117,7 @@ def test_every_group() -> None:
     groups = {each.name.partition(": ")[0] for each in BREAKAGES}
     promised = (
         "framing, routing, fields, callers' deadlines, providers' deadlines, bounds, cut, cancelling, back-pressure,"
-        " sending again, kept connections, draining, TLS, events, secrets"
+        " sending again, kept connections, draining, TLS, events, accounting, secrets"
     )
     assert groups == set(promised.split(", "))
     assert len({each.name for each in BREAKAGES}) == len(BREAKAGES)

@@ -89,10 +89,23 @@ def start_command(port: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of the proxy: the simulator behind it, and a ledger of its own."""
+    return {
+        "ENVIRONMENT": "demo",
+        "SIMULATOR_PORT": str(free_port()),
+        "LLM_PROXY_IDENTITY_SECRET": secrets.token_hex(),
+        "LLM_PROXY_LEDGER": "sqlite",
+        "LLM_PROXY_CONFIG_PROFILE": "",
+        "STATE_DIRECTORY": str(tmp_path_factory.mktemp("state")),
+    }
+
+
+@pytest.fixture(scope="module")
+def proxy(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """``host:port`` of a proxy that the README's command started, with the simulator behind it."""
     folder = tmp_path_factory.mktemp("readme")
-    port, simulator_port = free_port(), free_port()
+    port, simulator_port = free_port(), int(settings["SIMULATOR_PORT"])
     simulate = [sys.executable, "-m", "llmproxy", "simulate", "--port", str(simulator_port)]
     with (
         open(folder / "simulator", "w+b") as simulator_output,
@@ -102,10 +115,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             start_command(port),
             port,
             proxy_output,
-            ENVIRONMENT="demo",
-            SIMULATOR_PORT=str(simulator_port),
-            LLM_PROXY_IDENTITY_SECRET=secrets.token_hex(),
-            LLM_PROXY_CONFIG_PROFILE="",
+            **settings,
         ),
     ):
         yield f"{LOOPBACK}:{port}"
@@ -138,6 +148,34 @@ def look_up(told: Any, path: str) -> Any:
     for name in path.split("."):
         told = told[int(name)] if isinstance(told, list) else told[name]
     return told
+
+
+def test_what_it_cost(proxy: str, settings: dict[str, str]) -> None:
+    """Who has asked something sees what it cost, in the form that the README shows, while the proxy runs."""
+    (fence,) = (each for each in fences(README, "console") if each.mark == "usage")
+    command, head, *_, last = fence.text.splitlines()
+    for each in RUN[:2]:
+        assert ask(each, proxy)[0] == 200
+    program, *arguments = shlex.split(command.removeprefix("$ "))
+    deadline = time.monotonic() + ANSWER_LIMIT_S
+    while True:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / program), *arguments],
+            cwd=ROOT,
+            env={**os.environ, **settings, "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        lines = done.stdout.splitlines()
+        if done.returncode == 0 and len(lines) > 2 and lines[1].split()[1] == "2":
+            break  # what was asked is written within half a second
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.2)
+    assert lines[0].split() == head.split()
+    assert (lines[1].split()[0], lines[1].split()[-1][-1]) == ("gpt-4o-2024-08-06", "█")
+    assert lines[2].split()[0] == last.split()[0] == "total"
+    assert lines[2].split()[-1].startswith("$0.000")
 
 
 @pytest.mark.parametrize("fence", RUN, ids=str)

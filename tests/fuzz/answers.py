@@ -24,6 +24,7 @@ CASES = {
 _OWN = (
     b"access-control-allow-origin",
     b"connection",
+    b"server-timing",
     b"transfer-encoding",
     b"x-accel-buffering",
     b"x-llm-proxy-request-id",

@@ -21,6 +21,7 @@ from llmproxy.config.model import Server, Upstream
 from llmproxy.core.fields import Fields
 from llmproxy.providers import CATALOG
 from llmproxy.upstream.origin import RawHeaders
+from llmproxy.web.heads import request_fields
 from llmproxy.web.site import ProxyRequest
 from llmproxy.wire import client
 from tests.fuzz.readers import Answer, Message, Pairs, RequestReader, read_answers
@@ -213,7 +214,7 @@ class _Laboratory:
         chunked = body is not None and not isinstance(body.length, int)
         # What the long way makes of this request, where a head is given that was made for one like it.
         exchange: Any = self._current.exchange
-        made = headers.fields or exchange._request_fields(exchange.route)
+        made = headers.fields or request_fields(exchange, exchange.route)
         fields = stripped(made) + ([(b"Transfer-Encoding", b"chunked")] if chunked else [])
         told = Forwarded(method, uri.removeprefix(ROOT), fields, chunked, self._current)
         self.outcome.forwarded.append(told)

@@ -103,7 +103,7 @@ class Stage:
         self.upstream.hang_up()
 
 
-ADDED = (b"Access-Control-Allow-Origin: *", b"X-LLM-Proxy-Request-ID: ")
+ADDED = (b"Access-Control-Allow-Origin: *", b"X-LLM-Proxy-Request-ID: ", b"Server-Timing: proxy;dur=")
 """The lines that every answer gets, with their beginnings."""
 
 

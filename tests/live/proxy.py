@@ -37,6 +37,7 @@ def environment(directory: Path, **more: str) -> dict[str, str]:
         "LOG_FORMAT": "json",
         "TMPDIR": str(directory),
         "LLM_PROXY_IDENTITY_SECRET": "of the live tests",
+        "LLM_PROXY_LEDGER": "off",
         "PYTHONDONTWRITEBYTECODE": "1",
         **more,
     }

@@ -25,6 +25,7 @@ def _flipped_stage() -> Iterator[Stage]:
             "request_id": False,
             "accel_buffering": False,
             "rewrite_upload_urls": False,
+            "server_timing": False,
         },
         "cors": {"enabled": False},
     }

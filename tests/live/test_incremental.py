@@ -43,7 +43,8 @@ EVENTS = [
 @pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
 def test_events(either_stage: Stage, route: bytes) -> None:
     """An event is on the caller's socket before the provider writes the next one."""
-    caller, upstream = either_stage.sends(post(b'{"model":"m","stream":true}', route))
+    body = b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}'
+    caller, upstream = either_stage.sends(post(body, route))
     upstream.read_message()
     upstream.send(STREAM_HEAD)
     assert caller.read_head().status == 200
@@ -53,6 +54,35 @@ def test_events(either_stage: Stage, route: bytes) -> None:
         while len(read) < len(event):
             read += caller.read_chunk()
         assert read == event
+    upstream.send(END)
+    assert (caller.read_chunk(), caller.read_trailers()) == (b"", [])
+
+
+def test_events_of_a_stream_that_was_asked_for_its_usage(either_stage: Stage) -> None:
+    """The same for a stream from which something may have to be taken out: each event as soon as it is whole, and what
+    cannot be a chunk with usage before."""
+    caller, upstream = either_stage.sends(post(b'{"model":"m","stream":true}'))
+    upstream.read_message()
+    upstream.send(STREAM_HEAD)
+    assert caller.read_head().status == 200
+    chunk_with_null = b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n'
+    for event, given in (
+        (b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', None),
+        (chunk_with_null, chunk_with_null.replace(b',"usage":null', b"")),
+        (b"event: ping\ndata: {}\n\n", None),
+        (b": a comment\n\n", None),
+        (b"data: no object, and not yet whole", None),
+        (b", but now\n\n", None),
+        (b"other", None),
+        (b"\n\n", None),
+        (b"data: " + b"x" * 20_000 + b"\n\n", None),
+        (b"data: [DONE]\n\n", None),
+    ):
+        upstream.send_chunk(event)
+        read = b""
+        while len(read) < len(given or event):
+            read += caller.read_chunk()
+        assert read == (given or event)
     upstream.send(END)
     assert (caller.read_chunk(), caller.read_trailers()) == (b"", [])
 

@@ -17,7 +17,9 @@ class Fields(SynchronousTestCase):
         names = (
             "time event request_id upstream_request_id user credential_id provider route method path model "
             "stream_requested streamed status request_bytes response_bytes chunks ttfb_ms connect_ms "
-            "overhead_ms duration_ms end_reason phase sdk retries error_class error_detail client"
+            "overhead_ms duration_ms end_reason phase sdk retries error_class error_detail client "
+            "usage_source usage_reason input_tokens output_tokens cache_read_tokens cache_write_tokens "
+            "reasoning_tokens cost_nano_usd unpriced response_model finish_reason include_usage"
         )
         self.assertEqual(ACCESS_FIELDS, tuple(names.split()))
 

@@ -62,7 +62,8 @@ class InstalledTests(SynchronousTestCase):
         proxy = subprocess.Popen(
             (from_wheel() / "python", *TWISTD, "--nodaemon", "--pidfile=", "llmproxy", "--port", listen),
             cwd=workshop().elsewhere,
-            env=environment_variables() | {"LLM_PROXY_IDENTITY_SECRET": "for this test alone"},
+            env=environment_variables()
+            | {"LLM_PROXY_IDENTITY_SECRET": "for this test alone", "LLM_PROXY_LEDGER": "off"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

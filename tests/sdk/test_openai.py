@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -208,3 +209,23 @@ def test_structured_answer(client: Any) -> None:
     call = {"model": MODEL, "messages": [{"role": "user", "content": "Name a place."}]}
     parsed = client.chat.completions.parse(**call, response_format=shape).choices[0].message.parsed
     assert isinstance(parsed, shape)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"tools": "given"}, {"n": 2}, {"stream_options": {"include_usage": False}}], ids=str
+)
+def test_usage_is_asked_for_unseen(openai_client: Any, simulator: Simulator, more: dict[str, Any]) -> None:
+    """A stream whose usage the proxy asks for is, to its caller, the stream that it would have had without that."""
+    if "tools" in more:
+        more = {"tools": [{"type": "function", "function": {key: TOOL[key] for key in ("name", "parameters")}}]}
+    streams = []
+    for base_url in ("/openai/v1", "/unasked/v1"):
+        stream = openai_client(base_url).chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "How is the weather?"}], stream=True, **more
+        )
+        chunks = [chunk.model_dump_json(exclude_unset=True, exclude={"id", "created"}) for chunk in stream]
+        streams.append([json.loads(re.sub(r'"call_\w+"', '"call"', chunk)) for chunk in chunks])
+    asked, unasked = simulator.seen(2)
+    assert asked.body_bytes != unasked.body_bytes
+    assert streams[0] == streams[1]
+    assert all("usage" not in chunk and chunk["choices"] for chunk in streams[0])

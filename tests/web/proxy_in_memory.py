@@ -22,10 +22,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from llmproxy.accounting.books import Books
 from llmproxy.config.model import Config, Upstream
 from llmproxy.core.identity import CredentialIds
+from llmproxy.core.pricing import PriceBook
 from llmproxy.observe.access import as_mapping
+from llmproxy.pricing import load_shipped
 from llmproxy.providers import CATALOG, Provider
+from llmproxy.state.ledger.row import Row
 from llmproxy.upstream.client import ExactClient
 from llmproxy.upstream.origin import Origin
 from llmproxy.web.context import Context, Route, request_ids
@@ -108,13 +112,19 @@ class ProxyInMemory:
         self.clock = Clock()
         self.clock.advance(NOON)
         self.access: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
+        self.warnings: list[str] = []
         self.endpoints: dict[str, MemoryEndpoint] = {}
         self.origins: list[Origin] = []
         self.callers: list[FarEnd] = []
         if providers is None:
             providers = {name: replace(one, base_url=f"http://{name}.test") for name, one in CATALOG.items()}
         self.config = Config(providers=providers, **sections)
+        self.books = Books(
+            PriceBook([load_shipped()]), self.config.features.rate_limiting.estimation, self.warnings.append
+        )
         routes: dict[str, Route] = {}
+        accounting = self.config.accounting
         for name, provider in self.config.providers.items():
             endpoint = self.endpoints[name] = MemoryEndpoint(self.clock)
             dialer = Dialer(
@@ -128,7 +138,7 @@ class ProxyInMemory:
             )
             origin = Origin(provider.base_url.encode(), dialer, self.clock, limits or Upstream())
             self.origins.append(origin)
-            routes[name] = Route.to(provider, ExactClient(origin))
+            routes[name] = Route.to(provider, ExactClient(origin), accounting)
         self.context = Context(
             config=self.config,
             routes=routes,
@@ -138,6 +148,8 @@ class ProxyInMemory:
             wall_time=self.clock.seconds,
             next_request_id=request_ids(bytes(range(6))),
             write_access=lambda record: self.access.append(as_mapping(record)),
+            books=self.books,
+            write_row=self.rows.append,
         )
         self.site = ProxySite(Root(self.context), self.context, self.clock)
 

@@ -55,6 +55,8 @@ class Whole(_Case):
         self.assertLessEqual(set(event), set(ACCESS_FIELDS))
         said = {name: event.get(name) for name in ACCESS_FIELDS}
         del said["time"], said["credential_id"]
+        taken = said["input_tokens"]
+        assert isinstance(taken, int)
         self.assertEqual(
             said,
             {
@@ -84,8 +86,22 @@ class Whole(_Case):
                 "error_class": None,
                 "error_detail": None,
                 "client": "192.0.2.7",
+                # A stream of nothing that is known: charged, as a model was asked, at an estimate.
+                "usage_source": "estimated",
+                "usage_reason": "not_json",
+                "input_tokens": taken,
+                "output_tokens": 1,
+                "cache_read_tokens": 0,
+                "cache_write_tokens": 0,
+                "reasoning_tokens": 0,
+                "cost_nano_usd": taken * 2500 + 10_000,
+                "unpriced": False,
+                "response_model": None,
+                "finish_reason": None,
+                "include_usage": "added",
             },
         )
+        self.assertGreater(taken, 0)
 
     def test_errors_of_the_provider_pass(self) -> None:
         """A provider's own error is an answer like any other: untouched, and no mark of ours on it."""

@@ -22,7 +22,7 @@ from tests.web.proxy_in_memory import (
     request,
 )
 
-_QUIET: dict[str, Any] = {"cors": Cors(enabled=False), "fidelity": Fidelity(request_id=False)}
+_QUIET: dict[str, Any] = {"cors": Cors(enabled=False), "fidelity": Fidelity(request_id=False, server_timing=False)}
 
 _OURS = {
     b"access-control-allow-origin",
@@ -279,7 +279,7 @@ class AnswerFields(SynchronousTestCase):
         self.assertEqual(caller.heard(), answer)
 
     def test_added(self) -> None:
-        """Added are CORS, the proxy's request id and, on event streams, the word that keeps nginx from buffering."""
+        """Added are CORS, the time it took, the request id and, on streams, what keeps nginx from buffering."""
         answer = ProxyInMemory().exchange(
             get("/openai/v1/models"),
             ok(b"data: 1\n\n", b"content-type: Text/Event-Stream; charset=utf-8", b"X-Request-ID: r1"),
@@ -292,13 +292,15 @@ class AnswerFields(SynchronousTestCase):
                 (b"Content-Length", b"9"),
                 (b"X-Accel-Buffering", b"no"),
                 (b"Access-Control-Allow-Origin", b"*"),
+                (b"Server-Timing", b"proxy;dur=0.0, upstream;dur=0.0"),
                 (b"X-LLM-Proxy-Request-ID", b"llmp-000102030405-00000001"),
             ],
         )
 
     def test_switched_off(self) -> None:
         """Each addition has its switch."""
-        proxy = ProxyInMemory(cors=Cors(enabled=False), fidelity=Fidelity(request_id=False, accel_buffering=False))
+        off = Fidelity(request_id=False, accel_buffering=False, server_timing=False)
+        proxy = ProxyInMemory(cors=Cors(enabled=False), fidelity=off)
         raw = ok(b"data: 1\n\n", b"Content-Type: text/event-stream")
         self.assertEqual(proxy.exchange(get("/openai/v1/models"), raw)[1], raw)
 

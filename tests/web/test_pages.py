@@ -7,7 +7,7 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.config.model import Server
-from tests.web.proxy_in_memory import NOON, ProxyInMemory, field, get, head_and_body, post, request
+from tests.web.proxy_in_memory import NOON, ProxyInMemory, field, get, head_and_body, ok, post, request
 
 
 class Health(SynchronousTestCase):
@@ -31,6 +31,20 @@ class Health(SynchronousTestCase):
         proxy = ProxyInMemory()
         self.assertEqual(head_and_body(proxy.ask(get("/health/live")))[1], b'{"status":"live"}')
         self.assertEqual(head_and_body(proxy.ask(get("/health/ready")))[1], b'{"status":"ready"}')
+
+    def test_accounting(self) -> None:
+        """/health/accounting shows what was learned of each model for estimates, and how near they are."""
+        proxy = ProxyInMemory()
+        usage = b'{"object":"chat.completion","model":"gpt-4o","choices":[{"message":{"content":"Hello, you!"}}],'
+        usage += b'"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}'
+        for _ in range(3):
+            asked = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Say hello."}]}'
+            proxy.exchange(post("/openai/v1/chat/completions", asked), ok(usage, b"Content-Type: application/json"))
+        report = json.loads(head_and_body(proxy.ask(get("/health/accounting")))[1])
+        self.assertEqual(report["unpriced"], 0)
+        learned = report["estimates"]["openai"]["gpt-4o"]
+        self.assertEqual((learned["output_samples"], learned["output_error"] < 1), (3, True))
+        self.assertAlmostEqual(learned["output_characters_per_token"], 11 / 3, places=2)
 
     def test_head(self) -> None:
         """HEAD gets the same head as GET and no body, and the connection goes on."""
