@@ -18,7 +18,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 from statistics import median
@@ -112,16 +112,18 @@ class Endpoint:
 class Proxy:
     """A whole proxy, put together as `llmproxy.assembly` does it, with one caller who keeps its connection.
 
-    The access log is made and thrown away; of the ledger all is done but the writing.
+    The access log is made and thrown away; of the ledger all is done but the writing. `alone`: answers are read and
+    priced, and nobody is told: no fields in their heads, no rows.
     """
 
-    def __init__(self, accounting: bool) -> None:
+    def __init__(self, accounting: bool, alone: bool = False) -> None:
         self.rows = self.not_exact = 0
         self.last_row: Row | None = None
         clock = self.clock = MonotonicClock()
         self.log = LogObserver(len, clock, wall_time=time.time)
         providers = {name: replace(one, base_url=f"http://{name}.test") for name, one in CATALOG.items()}
-        config = Config(providers=providers, accounting=Accounting(enabled=accounting))
+        most = 0 if alone else Accounting().hold_json_bytes
+        config = Config(providers=providers, accounting=Accounting(enabled=accounting, hold_json_bytes=most))
         self.endpoints = {name: Endpoint() for name in providers}
         context = Context(
             config=config,
@@ -133,7 +135,7 @@ class Proxy:
             next_request_id=request_ids(bytes(6)),
             write_access=self.log.access,
             books=Books(PriceBook([load_shipped()]), config.features.rate_limiting.estimation, print),
-            write_row=self._drop_row if accounting else None,
+            write_row=self._drop_row if accounting and not alone else None,
         )
         self.site = ProxySite(Root(context), context, clock)
         self.caller = Transport(self.site.buildProtocol(None))
@@ -180,11 +182,17 @@ class Times:
     case: Case
     off_us: list[float]
     on_us: list[float]
+    alone_us: list[float] = field(default_factory=list)
 
     @property
     def best_us(self) -> float:
         """The difference of the two best: what is left where nobody disturbed."""
         return min(self.on_us) - min(self.off_us)
+
+    @property
+    def reading_us(self) -> float:
+        """The same of reading and pricing alone."""
+        return min(self.alone_us) - min(self.off_us) if self.alone_us else self.best_us
 
     @property
     def median_us(self) -> float:
@@ -247,12 +255,14 @@ def cpu_us(proxy: Proxy, case: Case, reads: tuple[bytes, ...], answers: int) -> 
     return took * 1e6 / (answers * (case.events or 1))
 
 
-def measured(case: Case, off: Proxy, on: Proxy, reps: int, events: int) -> Times:
-    """On and off in turn, every second time in the other order."""
+def measured(case: Case, off: Proxy, on: Proxy, reps: int, events: int, alone: Proxy | None = None) -> Times:
+    """On and off in turn, every second time in the other order; with one that only reads, that one too."""
     check(case, off, on)
     answers = max(1, int(events / case.events if case.events else events * JSON_ANSWERS_PER_EVENT))
     times = Times(case, [], [])
     ways = [(off, case.off, times.off_us), (on, case.on, times.on_us)]
+    if alone is not None:
+        ways.append((alone, case.on, times.alone_us))
     for proxy, reads, _ in ways:
         cpu_us(proxy, case, reads, max(1, answers // 4))
     for _ in range(reps):
@@ -301,16 +311,18 @@ def memories(off: Proxy, on: Proxy, stream_mb: int, value_mb: int) -> list[Memor
 def table(times: Iterable[Times], memory: Iterable[Memory]) -> str:
     """All of it in markdown."""
     lines = [
-        "| CPU us, best of the repetitions | off | on | more | median of more (lowest - highest) | limit | |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| CPU us, best of the repetitions | off | on | more | median of more (lowest - highest) "
+        "| reading alone | limit | |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for each in times:
         more = [on - off for on, off in zip(each.on_us, each.off_us, strict=True)]
         limit = EVENT_LIMIT_US if each.case.events else ANSWER_LIMIT_US
-        best = each.best_us
+        best, reading = each.best_us, each.reading_us
         lines.append(
             f"| {each.case.name} | {min(each.off_us):.2f} | {min(each.on_us):.2f} | {best:.2f} "
-            f"| {each.median_us:.2f} ({min(more):.2f} - {max(more):.2f}) | {limit:.1f} | {verdict(best, limit)} |"
+            f"| {each.median_us:.2f} ({min(more):.2f} - {max(more):.2f}) | {reading:.2f} | {limit:.1f} "
+            f"| {verdict(reading, limit)} |"
         )
     rows = [
         f"| {each.name} | {kib(each.off_bytes[0])} | {kib(each.on_bytes[0])} "
@@ -346,9 +358,10 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     load = os.getloadavg()[0]
-    off, on = Proxy(False), Proxy(True)
+    off, on, alone = Proxy(False), Proxy(True), Proxy(True, alone=True)
+    wanted = [case for case in cases() if options.only in case.name]
     try:
-        times = [measured(case, off, on, options.reps, options.events) for case in cases() if options.only in case.name]
+        times = [measured(case, off, on, options.reps, options.events, alone) for case in wanted]
         memory = [] if options.no_memory else memories(off, on, options.stream_mb, options.value_mb)
     except Unsound as problem:
         print(f"benchmark: {problem}", file=sys.stderr)

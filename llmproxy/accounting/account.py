@@ -14,7 +14,7 @@ import msgspec
 
 from llmproxy.accounting.decoding import CannotDecode, Decoder, decoder_for
 from llmproxy.core.end import EndReason
-from llmproxy.core.estimation import RequestText, body_estimate, request_text
+from llmproxy.core.estimation import RequestText, body_estimate, estimated_input_tokens, request_text
 from llmproxy.core.fields import Index
 from llmproxy.core.reading.catalog import PLAIN_SHAPES, SHAPES
 from llmproxy.core.reading.reader import UsageReader, read_whole
@@ -33,13 +33,17 @@ READ_WHOLE_BYTES: Final = 256 * 1024
 FORM_BYTES_PER_TOKEN: Final = 16
 """Of a form: nearly all of it is a file, as in core/estimation.py."""
 
+LEARN_CHARACTERS_MIN: Final = 200
+"""Of the text of a request, for its tokens to tell how many characters make one."""
+
 EVENT_BYTES_PER_TOKEN: Final = 64
 """Of a stream that cannot be read: most of an event is not text."""
 
 # What a model is not asked by, or is not billed, where no answer has told so: the caller gave up, or it cannot be read.
 _FREE: Final = re.compile(
     rb"/(?:count_tokens|input_tokens|moderations|files|uploads?|batches|fine_tuning|assistants|threads|vector_stores"
-    rb"|models|containers|evals|conversations|cachedContents|fileSearchStores|cancel)(?:/|\Z)|:countTokens\Z"
+    rb"|containers|evals|conversations|cachedContents|fileSearchStores|cancel)(?:/|\Z)"
+    rb"|/models(?:/[^/:]+)?\Z|:countTokens\Z"
 )
 
 BATCH_RESULTS: Final = "batch_results"
@@ -101,6 +105,7 @@ class Account(msgspec.Struct):
     target: bytes
     form: bool = False
     delivered_bytes: int = 0
+    whole: bool = False
     bytes_per_token: int = 0
     text: RequestText | None = None
     decoder: Decoder | None = None
@@ -108,16 +113,13 @@ class Account(msgspec.Struct):
     reading: Reading | None = None
     reason: str | None = "not_answered"  # why nothing is read
     waiting: list[bytes] | None = None
+    gathered: list[bytes] | None = None  # of a JSON answer, which is read at its end if it is small
+    gathered_bytes: int = 0
     made: Charge | None = None
 
     def __repr__(self) -> str:
         """The provider only: what was asked and answered is nobody's business."""
         return f"<Account at {self.provider}>"
-
-    def asked(self) -> None:
-        """The request goes out: its body is let go of, unless it is small."""
-        if self.body is not None and len(self.body) > KEPT_BODY_BYTES:
-            self._measure_request()
 
     # -- the answer ------------------------------------------------------------------------------------------
 
@@ -159,10 +161,9 @@ class Account(msgspec.Struct):
         """A piece of the body, as it came."""
         reader = self.reader
         if reader is None:
-            if self.reason is not None:
+            if self.reason is not None or self._gathers(data):
                 return
-            reader = self.reader = UsageReader(SHAPES)
-            self._measure_request()
+            reader = self._new_reader()
         decoder = self.decoder
         if decoder is None:
             reader.feed(data)
@@ -173,8 +174,37 @@ class Account(msgspec.Struct):
         except CannotDecode as error:
             self._give_up(error.reason)
 
+    def _gathers(self, data: bytes) -> bool:
+        """Whether this piece is of a JSON answer that is read in one go: that costs a third of reading it in pieces."""
+        gathered = self.gathered
+        if gathered is None:
+            if self.decoder is not None or not data.startswith(b"{"):
+                return False
+            gathered = self.gathered = []
+        self.gathered_bytes += len(data)
+        if self.gathered_bytes > READ_WHOLE_BYTES:
+            return False
+        gathered.append(data)
+        return True
+
+    def _new_reader(self) -> UsageReader:
+        """A reader that has read what was gathered."""
+        reader = self.reader = UsageReader(SHAPES)
+        self.measure_request()
+        gathered, self.gathered = self.gathered, None
+        for data in gathered or ():
+            reader.feed(data)
+        return reader
+
     def ended(self, whole: bool) -> None:
         """The body is over. ``whole``: it came to its proper end."""
+        gathered = self.gathered
+        if gathered is not None:
+            if whole:
+                self.gathered = None
+                self.read_whole(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+                return
+            self._new_reader()
         reader, decoder = self.reader, self.decoder
         if reader is None:
             return
@@ -193,6 +223,7 @@ class Account(msgspec.Struct):
         """Reading failed with an error of ours: the bytes go on, and what is charged is an estimate."""
         reader, self.reader, self.decoder = self.reader, None, None
         self.reason = "reading_failed"
+        self.gathered = None
         if reader is not None and self.reading is None:
             try:
                 self.reading = reader.finish(False)  # what was seen until then counts
@@ -231,9 +262,9 @@ class Account(msgspec.Struct):
             if self.reading is None and self.waiting:
                 for data in self.waiting:
                     self.take(data)
-            if self.reader is not None:
+            if self.reader is not None or self.gathered is not None:
                 self.ended(False)
-            self.delivered_bytes = delivered_bytes
+            self.delivered_bytes, self.whole = delivered_bytes, end_reason is EndReason.OK
             charge = self.made = self._made(end_reason, sent)
             self.body = self.text = self.reading = self.waiting = None
         return charge
@@ -293,10 +324,12 @@ class Account(msgspec.Struct):
         return self._priced(usage, Source.PARTIAL, reading.reason, reading)
 
     def _estimated(self, reading: Reading, reason: str | None) -> Charge:
+        output = 0
         if reading.text_characters:
             output = self._output_estimate(reading.text_characters, reading.text_events)
-        else:
-            output = -(-self.delivered_bytes // self.bytes_per_token) if self.bytes_per_token else 0
+        elif not reading.shape and self.bytes_per_token and (self.reason is not None or self.whole):
+            # Nobody knows what it said. (One that was cut before it said what it is has not said much.)
+            output = -(-self.delivered_bytes // self.bytes_per_token)
         usage = Usage(input_tokens=self._input_estimate(), output_tokens=output)
         return self._priced(usage, Source.ESTIMATED, reason, reading)
 
@@ -319,21 +352,24 @@ class Account(msgspec.Struct):
 
     # -- estimates -------------------------------------------------------------------------------------------
 
-    def _measure_request(self) -> None:
+    def measure_request(self) -> None:
         """Look at the text of the request, and let go of its body."""
         body, self.body = self.body, None
         if body is not None and len(body) <= self.books.max_sample_bytes:
             self.text = request_text(body)
 
     def _input_estimate(self) -> int:
-        self._measure_request()
+        self.measure_request()
         books = self.books
         if self.text is None:
             if self.length_bytes == 0:
                 return 0
             return body_estimate(self.length_bytes, FORM_BYTES_PER_TOKEN if self.form else books.bytes_per_token)
         default = books.characters_per_token(self.provider)
-        return books.calibration.estimate_input(self.provider, self.model or "", self.text, default)
+        learned = books.calibration.estimate_input(self.provider, self.model or "", self.text, default)
+        # Whatever was learned: no text has a quarter of the tokens, or four times as many, that are usual.
+        usual = estimated_input_tokens(self.text, default)
+        return min(max(learned, usual // 4), usual * 4)
 
     def _output_estimate(self, characters: int, events: int) -> int:
         books = self.books
@@ -344,10 +380,12 @@ class Account(msgspec.Struct):
         usage = reading.usage
         if usage.parts or reading.batch:
             return
-        self._measure_request()
+        self.measure_request()
         model = self.model or ""
         calibration = self.books.calibration
-        if self.text is not None and usage.total_input:
+        # Short prompts tell more of what a message costs beside its text, and what is no text tells nothing of it.
+        plain = not (usage.tool_use_tokens or usage.input_audio_tokens or usage.input_image_tokens)
+        if self.text is not None and plain and self.text.characters >= LEARN_CHARACTERS_MIN:
             calibration.learn_input(self.provider, model, self.text, usage.total_input)
         written = usage.output_tokens - usage.output_audio_tokens - usage.output_image_tokens
         if reading.text_characters and written > 0:

@@ -93,12 +93,13 @@ class Books:
         )
         if cost.nano_usd is None:
             self.unpriced += 1
-            self._warn_unpriced(provider, reading.model or asked or "unknown")
+            self._warn_unpriced(provider, reading.model or asked or "unknown", cost.missing)
         return cost
 
-    def _warn_unpriced(self, provider: str, model: str) -> None:
+    def _warn_unpriced(self, provider: str, model: str, missing: tuple[str, ...]) -> None:
         about = (provider, model)
         if about in self._warned or len(self._warned) >= WARNED_MAX:
             return
         self._warned.add(about)
-        self._warn(f"there is no price for {model} of {provider}: its tokens are counted, and their cost is not known")
+        what = "" if "model" in missing else f"{', '.join(missing)} on "
+        self._warn(f"there is no price for {what}{model} of {provider}: it is counted, and its cost is not known")

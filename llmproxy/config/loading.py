@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -194,6 +195,12 @@ def _prices(settings: Settings, found: Group, complaints: list[Complaint]) -> Pr
     for below, words in wrong:
         where = ("providers", *below)
         complaints.append(Complaint(place_of(found, where), where, words))
+    for name, other in prices.same_as.items():
+        if other not in settings.providers:
+            where = ("providers", name, "prices", "same_as")
+            near = get_close_matches(other, settings.providers, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(settings.providers)}"
+            complaints.append(Complaint(place_of(found, where), where, f"there is no such provider; {hint}"))
     return prices
 
 

@@ -25,7 +25,7 @@ from llmproxy.core.end import EndReason
 from llmproxy.core.fields import Fields
 from llmproxy.core.usage_removal import UsageRemoval
 from llmproxy.upstream.relay import Relay
-from llmproxy.web.usage_request import ADDED
+from llmproxy.web.usage_request import ADDED, TOO_LARGE
 from llmproxy.wire.response import ENDED, Response
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ _JSON: Final = b"application/json"
 def deliver(exchange: Exchange, response: Response, fields: Fields) -> None:
     """Begin to answer with ``fields``, and see to it that the body follows."""
     account = _reader(exchange, response)
+    if exchange.include_usage == TOO_LARGE and not exchange.streamed:
+        exchange.include_usage = None
     removal = None
     if exchange.include_usage == ADDED and 200 <= response.code < 300 and not _is_json(response):
         # Whatever it is called: what is no event with a chunk in it passes as it is.

@@ -22,9 +22,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss, datetimeToString
-from twisted.web.iweb import UNKNOWN_LENGTH
 
-from llmproxy.accounting.account import NO_CALL, UNKNOWN_CHARGE, Account, Charge
+from llmproxy.accounting.account import KEPT_BODY_BYTES, NO_CALL, UNKNOWN_CHARGE, Account, Charge
 from llmproxy.core import errors, framing
 from llmproxy.core import fields as f
 from llmproxy.core.end import EndReason
@@ -242,7 +241,7 @@ class Exchange:
         route = self.route
         request = self.request
         plan = self.plan
-        if self.stream_requested or (peek is None and self.upload is not None):
+        if self.upload is not None and (self.stream_requested or peek is None or not peek.complete):
             self._ask_for_usage()
         if self.model is None:
             self.model = plan.path_model if plan is not None else model_in_path(route.provider, self.rest)
@@ -284,20 +283,22 @@ class Exchange:
         books, upload, peek = self.context.books, self.upload, self.peek
         if books is None or not route.accounting.enabled:
             return
-        form = isinstance(peek, FormPeek)
-        # A form that names no model is a file to be kept, and no call.
-        looked = (peek is not None and peek.complete) or (not form and is_form(self.request.index))
-        body = upload.whole(self.context.config.server.peek_bytes) if looked and upload is not None else None
-        length = 0 if upload is None else None if upload.length is UNKNOWN_LENGTH else upload.length
-        post = self.request.method == b"POST"
-        account = self.account = Account(
-            books, route.provider.name, post, self.model, body, length, looked, self.rest, form
-        )
-        try:
-            account.asked()
-        except Exception:  # noqa: BLE001 - a bug in accounting ends no request
-            self._log.failure("the request {request_id} could not be measured", request_id=self.request_id)
-            account.broke()
+        body, form, looked = None, False, peek is not None and peek.complete
+        if upload is not None and looked:
+            body = upload.whole(self.context.config.server.peek_bytes)
+        elif upload is not None:
+            # A form that names no model is a file to be kept, and no call.
+            form = isinstance(peek, FormPeek)
+            looked = not form and is_form(self.request.index)
+        post, length = self.request.method == b"POST", 0 if upload is None else None
+        model, name = self.model, route.provider.name
+        account = self.account = Account(books, name, post, model, body, length, looked, self.rest, form)
+        if body is not None and len(body) > KEPT_BODY_BYTES:
+            try:
+                account.measure_request()
+            except Exception:  # noqa: BLE001 - a bug in accounting ends no request
+                self._log.failure("the request {request_id} could not be measured", request_id=self.request_id)
+                account.broke()
 
     def _ask_for_usage(self) -> None:
         try:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ADDED: Final = "added"
 """The access event's word for a request that was edited."""
 
+TOO_LARGE: Final = "too_large"
+
 _MAY_LACK_USAGE: Final = re.compile(rb"/completions(?:\?|\Z)")
 """Chat completions and the older completions; Responses always tell their usage."""
 
@@ -74,13 +76,15 @@ def ask_for_usage(exchange: Exchange) -> None:
         exchange.include_usage = "coded_request"
         return
     if exchange.stream_requested is not True:
+        if not peek.complete and exchange.stream_requested is None:
+            exchange.include_usage = TOO_LARGE  # if it is for a stream, which the answer will show
         return
     if not _SEALS.isdisjoint(exchange.request.index):
         exchange.include_usage = "sealed"
         return
     body = upload.whole(exchange.context.config.server.peek_bytes) if peek.complete else None
     if body is None:
-        exchange.include_usage = "too_large"
+        exchange.include_usage = TOO_LARGE
         return
     edit = with_include_usage(body)
     if edit.body is not None:

@@ -56,7 +56,7 @@ class _Case(SynchronousTestCase):
         model = json.loads(body)["model"] if body else None
         length = len(body) if body is not None else 0
         made = Account(self.books, "anthropic", post, model, body, length, body is not None, target)
-        made.asked()
+        made.measure_request()
         return made
 
     def streamed(self, *pieces: bytes, whole: bool = True, end: EndReason = EndReason.OK) -> Charge:
@@ -124,6 +124,50 @@ class Cut(_Case):
         first = account.charge(EndReason.CLIENT_GONE, True, 0)
         account.take(STOP)
         self.assertIs(account.charge(EndReason.OK, True, 0), first)
+
+
+class Learned(_Case):
+    """What is learned of inputs."""
+
+    def test_short_prompts_teach_nothing(self) -> None:
+        """A greeting does not teach how many tokens a long text has, nor does a prompt with sound in it."""
+        long = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "word " * 8000}]}).encode()
+
+        def estimate() -> int:
+            account = Account(self.books, "openai", True, "gpt-4o", long, len(long), True, b"/v1/chat/completions")
+            account.answered(200, JSON)
+            account.read_whole(b"?")
+            return account.charge(EndReason.OK, True, 0).usage.total_input
+
+        before = estimate()
+        for text, details in (("hi", {}), ("x" * 300, {"audio_tokens": 5000})):
+            for _ in range(5):
+                asked = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": text}]}).encode()
+                account = Account(self.books, "openai", True, "gpt-4o", asked, 99, True, b"/v1/chat/completions")
+                account.answered(200, JSON)
+                usage = {"prompt_tokens": 5050, "completion_tokens": 2, "total_tokens": 5052}
+                usage["prompt_tokens_details"] = details  # type: ignore[assignment]
+                account.read_whole(json.dumps({"object": "chat.completion", "choices": [], "usage": usage}).encode())
+                account.charge(EndReason.OK, True, 0)
+            self.assertEqual(estimate(), before)
+
+
+class Gemini(_Case):
+    """Whose paths name the model."""
+
+    def test_cut(self) -> None:
+        """A stream of Gemini's own that is cut is charged, although its path has /models/ in it."""
+        path = b"/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+        account = Account(self.books, "gemini", True, "gemini-2.5-flash", b"{}", 2, True, path)
+        account.answered(200, STREAM)
+        account.take(
+            b'data: {"candidates":[{"content":{"parts":[{"text":"Hello"}]}}],"usageMetadata":{"promptTokenCount":4,'
+            b'"candidatesTokenCount":7,"totalTokenCount":11},"modelVersion":"gemini-2.5-flash"}\r\n\r\n'
+        )
+        charge = account.charge(EndReason.CLIENT_GONE, True, 0)
+        self.assertEqual((charge.source, charge.usage.total_output), (Source.PARTIAL, 7))
+        listing = Account(self.books, "gemini", True, "m", b"{}", 2, True, b"/v1beta/models/m")
+        self.assertEqual(listing.charge(EndReason.CLIENT_GONE, True, 0).source, Source.NONE)
 
 
 class Coded(_Case):

@@ -111,9 +111,11 @@ class Tables(SynchronousTestCase):
     def test_times(self) -> None:
         """The first difference is that of the two best, the second the median of the pairs; the limit is said."""
         times = Times(case("SSE chat"), [1.0, 2.0, 3.0], [1.9, 3.5, 5.0])
-        self.assertIn("| 1.00 | 1.90 | 0.90 | 1.50 (0.90 - 2.00) | 1.0 | within |", table([times], []))
+        self.assertIn("| 1.00 | 1.90 | 0.90 | 1.50 (0.90 - 2.00) | 0.90 | 1.0 | within |", table([times], []))
+        alone = Times(case("JSON"), [10.0], [35.5], [22.0])
+        self.assertIn("| 12.00 | 15.0 | within |", table([alone], []))
         slow = Times(case("JSON"), [10.0], [25.5])
-        self.assertIn("| 10.00 | 25.50 | 15.50 | 15.50 (15.50 - 15.50) | 15.0 | **above** |", table([slow], []))
+        self.assertIn("| 10.00 | 25.50 | 15.50 | 15.50 (15.50 - 15.50) | 15.50 | 15.0 | **above** |", table([slow], []))
 
     def test_memory(self) -> None:
         """Memory is told in KiB: at most, and kept."""

@@ -644,7 +644,7 @@ class Faults(_Case):
             raise RuntimeError("a bug")
 
         for owner, name in (
-            (Account, "asked"),
+            (Account, "measure_request"),
             (Account, "answered"),
             (Account, "charge"),
             (usage_request, "with_include_usage"),
