@@ -28,6 +28,7 @@ from llmproxy.pricing import PricesError, lists_in_use, staleness
 from llmproxy.state.identity_secret import IdentitySecretError, load_or_create
 from llmproxy.state.ledger.backend import Backend, LedgerError
 from llmproxy.state.ledger.query import counted_once
+from llmproxy.state.ledger.row import storable_once
 from llmproxy.state.ledger.writer import LedgerWriter
 from llmproxy.upstream.client import ExactClient
 from llmproxy.upstream.origin import Origin
@@ -90,7 +91,7 @@ class Assembly:
         prices = price_lists(config)
         trusted, ways = self._plan(config)
         self._credential_ids = CredentialIds(_identity_secret(config, environ))
-        self._books = Books(PriceBook(prices), config.features.rate_limiting.estimation, _warn)
+        self._books = Books(PriceBook(prices), config.features.rate_limiting.estimation, _warn, storable_once)
         self._ledger = self._open_ledger(config)
         self._tell_stale(config, prices)
         context = self._build(config, trusted, ways)

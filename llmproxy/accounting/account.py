@@ -178,9 +178,10 @@ class Account(msgspec.Struct):
         """Whether this piece is of a JSON answer that is read in one go: that costs a third of reading it in pieces."""
         gathered = self.gathered
         if gathered is None:
-            if self.decoder is not None or not data.startswith(b"{"):
+            if self.decoder is not None or data[:1] != b"{" or len(data) > READ_WHOLE_BYTES:
                 return False
-            gathered = self.gathered = []
+            self.gathered, self.gathered_bytes = [data], len(data)
+            return True
         self.gathered_bytes += len(data)
         if self.gathered_bytes > READ_WHOLE_BYTES:
             return False
@@ -312,7 +313,7 @@ class Account(msgspec.Struct):
         """The name under which an answer is counted once: the provider, and its id or else where it is found."""
         if once == BATCH_RESULTS:
             once = self.target.partition(b"?")[0].decode("latin-1")
-        return f"{self.provider} {once}"
+        return self.books.storable(f"{self.provider} {once}")
 
     def _partial(self, reading: Reading) -> Charge:
         usage = reading.usage

@@ -28,14 +28,22 @@ class Books:
     """See the module.
 
     :param warn: called with a sentence for the log.
+    :param storable: what the ledger makes of the name of what is counted once, so that it is the same after a restart.
     :ivar bytes_per_token: of a body whose text was not looked at. max_sample_bytes: larger ones are not.
     :ivar unpriced: how many calls there was no price for.
     """
 
-    def __init__(self, prices: PriceBook, estimation: Estimation, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        prices: PriceBook,
+        estimation: Estimation,
+        warn: Callable[[str], None],
+        storable: Callable[[str], str] = str,
+    ) -> None:
         self.calibration = Calibration()
         self.unpriced = 0
         self._warn = warn
+        self.storable = storable
         self._warned: set[tuple[str, str]] = set()
         self._counted: OrderedDict[str, None] = OrderedDict()
         self._exact = 0

@@ -38,7 +38,8 @@ _BAR_COLUMNS: Final = range(6, 41)
 
 _FIELDS: Final = Sums.__struct_fields__
 _HEADS: Final = ("requests", "errors", "input", "output", "cache read", "cache write", "cost")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+# Some spreadsheets take the wide forms of East Asia for the same.
+_FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
@@ -117,7 +118,7 @@ def _question(given: argparse.Namespace, now_s: float) -> Question:
 
 def _table(question: Question, answer: Answer, out: TextIO, environ: Mapping[str, str]) -> str:
     if not answer.total.requests:
-        return "No requests.\n"
+        return "\n".join(("No requests.", *_notes(question, answer))) + "\n"
     named = [(shortened(printable(name or "-", out), _NAME_COLUMNS_MAX), sums) for name, sums in answer.groups.items()]
     by_none = question.by == "none"
     rows = [] if by_none else [[name, *_cells(sums)] for name, sums in named]
@@ -173,6 +174,11 @@ def _notes(question: Question, answer: Answer) -> list[str]:
     oldest_ns = answer.rows_since_ns
     if question.by == "hour" and oldest_ns is not None and question.since_ns < oldest_ns:
         notes.append(f"Hours are known since {_time(oldest_ns)}; for what is older ask --by day.")
+    if answer.left_out:
+        notes.append(
+            f"The rows of {', '.join(answer.left_out)} were removed, so that a part of a day is not in this; "
+            "ask for whole days."
+        )
     return ["", *notes] if notes else []
 
 
@@ -191,6 +197,7 @@ def _json(question: Question, answer: Answer, out: TextIO, environ: Mapping[str,
         "by": question.by,
         "groups": [{"name": name, **as_object(sums)} for name, sums in answer.groups.items()],
         "total": as_object(answer.total),
+        "left_out": answer.left_out,
     }
     return json.dumps(document, indent=2) + "\n"
 
@@ -201,7 +208,8 @@ def _csv(question: Question, answer: Answer, out: TextIO, environ: Mapping[str, 
     writer.writerow([question.by, *_FIELDS, "cost_usd"])
     for name, sums in answer.groups.items():
         # A spreadsheet would run what looks like a formula, and callers choose their names (OWASP, CSV injection).
-        safe = f"'{name}" if name.startswith(_FORMULA) else name
+        safe = printable(name, out)
+        safe = f"'{safe}" if safe.lstrip().startswith(_FORMULA) else safe
         writer.writerow([safe, *(getattr(sums, field) for field in _FIELDS), _plain_usd(sums)])
     return written.getvalue()
 

@@ -15,7 +15,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -77,7 +77,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
 
 def import_litellm(data: bytes, date: str = "") -> Imported:
     """The prices in LiteLLM's list. date: YYYY-MM-DD, of the list. Raises ValueError if it is no JSON object."""
-    tree: Any = json.loads(data, parse_float=Decimal, parse_int=Decimal)
+    tree: Any = json.loads(data, parse_float=_number, parse_int=_number)
     if not isinstance(tree, dict):
         raise ValueError("LiteLLM's price list is a JSON object")
     reader = _Reader()
@@ -159,10 +159,10 @@ class _Reader:
             extra["audio_second"] = self._nano(entry["input_cost_per_second"])
             passed_over[:] = [each for each in passed_over if each != "input_cost_per_second"]
         by_size = entry.get("search_context_cost_per_query")
-        amounts = set(by_size.values()) if isinstance(by_size, dict) else set()
-        if len(amounts) == 1 and _is_amount(next(iter(amounts))):
+        amounts = list(by_size.values()) if isinstance(by_size, dict) else []
+        if amounts and all(map(_is_amount, amounts)) and len(set(amounts)) == 1:
             # Where it depends on how much is searched, the answer does not tell which it was.
-            tools["web_search"] = self._nano(amounts.pop())
+            tools["web_search"] = self._nano(amounts[0])
             passed_over.remove("search_context_cost_per_query")
         if _is_amount(entry.get("file_search_cost_per_1k_calls")):
             tools["file_search"] = self._nano(entry["file_search_cost_per_1k_calls"] / 1000)
@@ -175,6 +175,14 @@ class _Reader:
         if exact.denominator != 1:
             self.rounded += 1
         return (2 * exact.numerator + exact.denominator) // (2 * exact.denominator)
+
+
+def _number(text: str) -> Decimal | str:
+    """A number exactly; its text where its exponent is beyond what a Decimal can have: that is no amount."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return text
 
 
 def _is_amount(value: object) -> bool:

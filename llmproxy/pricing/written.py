@@ -33,12 +33,16 @@ def written(prices: PriceList, note: str = "") -> str:
 
 
 def decimal(number: Fraction) -> str:
-    """A number that ends, as a decimal: "0.075". Raises ValueError for one that does not end in nine decimals."""
-    scaled = number * NANO
-    if scaled.denominator != 1:
-        raise ValueError(f"{number} has more than nine decimals")
-    whole, rest = divmod(scaled.numerator, NANO)
-    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
+    """A number as a decimal: "0.075". Raises ValueError for one that has no end: a third.
+
+    Of more than nine decimals are factors alone: amounts are whole nano-dollars.
+    """
+    for decimals in range(number.denominator.bit_length() + 1):  # each one takes a 2 and a 5 out of it
+        scaled = number * 10**decimals
+        if scaled.denominator == 1:
+            whole, rest = divmod(scaled.numerator, 10**decimals)
+            return f"{whole}.{rest:0{decimals}d}" if decimals else str(whole)
+    raise ValueError(f"{number} is no decimal")
 
 
 def _provider(prices: PriceList, provider: str) -> dict[str, Any]:

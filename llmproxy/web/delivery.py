@@ -176,7 +176,7 @@ class ReadRelay(Relay):
                 account.ended(reason is ENDED or bool(reason.check(ResponseDone, PotentialDataLoss)))
             except Exception:  # noqa: BLE001 - likewise
                 _broke(self._exchange, account)
-        super().connectionLost(reason)
+        Relay.connectionLost(self, reason)  # not super(), which is a look-up more for each answer
 
 
 class FilteredRelay(ReadRelay):

@@ -16,6 +16,7 @@ from llmproxy.core.end import EndReason
 from llmproxy.core.pricing import PriceBook
 from llmproxy.core.usage import Reading, Source, Usage
 from llmproxy.pricing import load_shipped
+from llmproxy.state.ledger.row import storable_once
 
 ASKED = b'{"model":"claude-sonnet-4-20250514","max_tokens":99,"messages":[{"role":"user","content":"Say hello."}]}'
 JSON = {b"content-type": b"application/json"}
@@ -246,6 +247,16 @@ class Once(_Case):
         self.books = Books(PriceBook([load_shipped()]), Estimation(), self.warnings.append)
         self.books.counted_before([once])
         self.assertEqual(self.results("b4").reason, "already_counted")
+
+    def test_named_as_in_the_ledger(self) -> None:
+        """A name that the ledger would change is the changed one from the beginning."""
+        self.books = Books(PriceBook([load_shipped()]), Estimation(), self.warnings.append, storable_once)
+        name = "x" * 2000 + "sk-ant-api03-0123456789"
+        once = self.results(name).once
+        assert once is not None
+        self.assertEqual(storable_once(once), once)
+        self.assertNotIn("0123456789", once)
+        self.assertEqual(self.results(name).reason, "already_counted")
 
     def test_bounded(self) -> None:
         """However many there are, so many are remembered: those asked for last."""

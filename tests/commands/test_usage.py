@@ -15,7 +15,7 @@ from llmproxy.commands import usage as command
 from llmproxy.commands.usage import LedgerPlace
 from llmproxy.state.ledger.row import Row
 from tests.commands.test_bars import Terminal
-from tests.state.ledger_cases import DAY_S, NOON_S, row, written
+from tests.state.ledger_cases import DAY_S, NOON_S, Clock, made, row, written
 
 
 class Latin(io.StringIO):
@@ -111,6 +111,37 @@ class UsageTests(SynchronousTestCase):
         table = list(csv.DictReader(io.StringIO(out)))
         self.assertEqual([line["user"] for line in table], ["ann", "bob", "'=cmd()"])
         self.assertEqual(table[0]["cost_usd"], "0.75")
+
+    def test_a_name_that_is_no_formula_at_first_sight(self) -> None:
+        """Blanks before it, the wide signs of East Asia, a terminal's commands: all is plain text."""
+        names = ("\x1b]0;owned\x07", " =1+1", "\t@x", "\uff1d1+1", "a=1", "-2")
+        rows = [row(n, user=name, cost_nano_usd=10 - n) for n, name in enumerate(names)]
+        _, out, _ = self.run_it("--by", "user", "--format", "csv", rows=rows)
+        found = [line["user"] for line in csv.DictReader(io.StringIO(out))]
+        self.assertEqual(found, ["?]0;owned?", "' =1+1", "?@x", "'\uff1d1+1", "a=1", "'-2"])
+
+    def test_a_part_of_a_day_that_is_gone(self) -> None:
+        """Where rows were removed, a report from the middle of such a day says that something is missing."""
+        clock = Clock()
+        ledger, path = made("sqlite", self.mktemp(), clock, keep_days=2)
+        ledger.write([row(1, ago_s=10 * DAY_S), row(2)])
+        while ledger.tend():
+            pass
+        ledger.close()
+        words = "The rows of 2026-11-14 were removed, so that a part of a day is not in this; ask for whole days."
+        self.assertIn(words, self.run_it("--since", "10d", path=path)[1])
+        self.assertNotIn("removed", self.run_it("--since", "2026-11-14", path=path)[1])
+        out = self.run_it("--since", "10d", "--until", "2026-11-14T13:00", path=path)[1]
+        self.assertEqual(out, f"No requests.\n\n{words}\n")
+        _, out, _ = self.run_it("--since", "10d", "--format", "json", path=path)
+        self.assertEqual(json.loads(out)["left_out"], ["2026-11-14"])
+
+    def test_the_end_of_the_calendar(self) -> None:
+        """A time that is beyond it is told in a line."""
+        code, out, err = self.run_it("--until", "9999-12-31")
+        self.assertEqual((code, out, err.count("\n")), (1, "", 1))
+        self.assertIn("beyond the calendar", err)
+        self.assertEqual(self.run_it("--until", "9998-12-31")[0], 0)
 
     def test_times_and_filters(self) -> None:
         """--since, --until, --user and --key narrow it down."""

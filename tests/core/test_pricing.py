@@ -291,6 +291,21 @@ class StandInTests(SynchronousTestCase):
             BOOK.cost(usage, "gemini", "gemini-2.5-pro", batch=True), BOOK.cost(usage, "gemini", "gemini-2.5-pro")
         )
 
+    def test_a_batch_is_priced_as_small_calls(self) -> None:
+        """The sum of a thousand small calls is no large call: it costs what they do, whatever its size."""
+        usage = Usage(input_tokens=300_000, output_tokens=1_000)
+        # By hand, in nano-dollars. GPT-5.5: half of 300,000 x 5,000 + 1,000 x 30,000. Gemini 2.5 Pro: 300,000 x 1,250 +
+        # 1,000 x 10,000. (https://developers.openai.com/api/docs/pricing, https://ai.google.dev/gemini-api/docs/pricing)
+        for provider, model, nano_usd in (
+            ("openai", "gpt-5.5", 765_000_000),
+            ("gemini", "gemini-2.5-pro", 385_000_000),
+        ):
+            self.assertEqual(BOOK.cost(usage, provider, model, batch=True).nano_usd, nano_usd)
+            # What is not plain is added up class by class: it is the same.
+            self.assertEqual(sum(line.nano_usd for line in BOOK.lines(usage, provider, model, batch=True)), nano_usd)
+        # One call of that size is a large one: 300,000 x 10,000 + 1,000 x 45,000.
+        self.assertEqual(BOOK.cost(usage, "openai", "gpt-5.5").nano_usd, 3_045_000_000)
+
     def test_output_without_a_price_is_unpriced(self) -> None:
         """A forgotten price of the output does not make it free."""
         self.assertIsNone(self.cost_of(Usage(input_tokens=1, output_tokens=1), input=2))

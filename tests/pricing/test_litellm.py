@@ -7,9 +7,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.core.pricing import Price, PriceBook, Rates
 from llmproxy.core.usage import Usage
-from llmproxy.pricing import import_litellm, written
+from llmproxy.pricing import import_litellm, show, written
 from llmproxy.pricing.litellm import Imported
 from llmproxy.pricing.price_file import read_prices
+from llmproxy.pricing.written import decimal
 
 DOLLAR = 10**9
 
@@ -158,6 +159,49 @@ class ReportTests(SynchronousTestCase):
         )
         self.assertEqual(result.prices.prices["x"]["m"].tiers[0][1].server_tools, ())
         self.assertEqual(result.fields, {"search_context_cost_per_query": 1})
+
+    def test_values_that_are_no_amounts_cost_no_import(self) -> None:
+        """One odd entry in a list of two thousand does not keep me from the others."""
+        sound = '"litellm_provider": "x", "input_cost_per_token": 1e-06, "output_cost_per_token": 1e-06'
+        result = imported(
+            lists=f'{{{sound}, "search_context_cost_per_query": {{"low": [0.01], "high": {{"x": 1}}}}}}',
+            number=f'{{{sound}, "search_context_cost_per_query": 0.01}}',
+            empty=f'{{{sound}, "search_context_cost_per_query": {{}}}}',
+            text=f'{{{sound}, "search_context_cost_per_query": {{"low": "0.01"}}}}',
+            huge='{"litellm_provider": "x", "input_cost_per_token": 1e99999999999999999999}',
+            tiny='{"litellm_provider": "x", "input_cost_per_token": 1e-99999999999999999999}',
+            half=f'{{{sound}, "cache_read_input_token_cost": 1e99999999999999999999}}',
+        )
+        self.assertEqual(sorted(result.prices.prices["x"]), ["empty", "half", "lists", "number", "text"])
+        self.assertEqual(result.skipped, {"has no price for tokens or seconds": 2})
+        self.assertEqual(result.fields, {"search_context_cost_per_query": 4, "cache_read_input_token_cost": 1})
+        self.assertEqual(
+            {rates.server_tools for price in result.prices.prices["x"].values() for _, rates in price.tiers}, {()}
+        )
+
+    def test_a_factor_of_many_decimals_is_kept(self) -> None:
+        """A factor that is finer than a nano-dollar is written, shown and read back as it is."""
+        entry = SONNET.replace('"us": 1.1', '"us": 1.1000000000000001')
+        prices = imported(**{"claude-x": entry}).prices
+        self.assertEqual(
+            prices.prices["anthropic"]["claude-x"].inference_geos, {"us": Fraction(11_000_000_000_000_001, 10**16)}
+        )
+        self.assertEqual(read_prices(written(prices).encode(), "f", "litellm"), prices)
+        self.assertIn("inference geo us: x 1.1000000000000001", show(PriceBook([prices]), "claude-x"))
+        long = f"0.{'1' * 300}"
+        prices = imported(**{"claude-x": SONNET.replace('"us": 1.1', f'"us": {long}')}).prices
+        self.assertEqual(read_prices(written(prices).encode(), "f", "litellm"), prices)
+
+    def test_a_number_as_a_decimal(self) -> None:
+        """What has an end is written to its end, and a third is not written at all."""
+        for number, text in (
+            (Fraction(3), "3"),
+            (Fraction(3, 40), "0.075"),
+            (Fraction(0), "0"),
+            (Fraction(1, 8), "0.125"),
+        ):
+            self.assertEqual(decimal(number), text)
+        self.assertRaises(ValueError, decimal, Fraction(1, 3))
 
     def test_what_was_imported_can_be_kept_as_a_file(self) -> None:
         """The file that an import writes reads back as the same prices."""

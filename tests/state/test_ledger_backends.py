@@ -96,6 +96,40 @@ class BothBackendsTests(SynchronousTestCase):
             self.assertEqual(verify(backend, path), [])
             ledger.close()
 
+    def test_a_part_of_a_day_whose_rows_are_gone_is_told(self) -> None:
+        """I ask from ten o'clock of a day that is kept as a sum: I am told what is not in the answer."""
+        hour = 3600
+        for backend in BACKENDS:
+            ledger, path = made(backend, self.mktemp(), Clock(), keep_days=2)
+            ledger.write([row(1, ago_s=10 * DAY_S), row(2, ago_s=9 * DAY_S), row(3)])
+            since_ns = int((NOON_S - 10 * DAY_S - hour) * 1e9)
+            self.assertEqual(ask(backend, path, Question(since_ns=since_ns)).total.requests, 3)
+            self.assertEqual(ask(backend, path, Question(since_ns=since_ns)).left_out, [])
+            while ledger.tend():
+                pass
+            answer = ask(backend, path, Question(since_ns=since_ns))
+            self.assertEqual((answer.total.requests, answer.left_out), (2, ["2026-11-14"]))
+            for question, left_out in (
+                (Question(), []),
+                (Question(by="hour", since_ns=since_ns), []),  # it is told that hours begin later
+                (Question(since_ns=since_ns - since_ns % (DAY_S * 10**9)), []),
+                (Question(since_ns=since_ns - 3 * DAY_S * 10**9), []),  # of that day there was nothing
+                (Question(since_ns=int((NOON_S - hour) * 1e9)), []),
+                (Question(until_ns=since_ns), ["2026-11-14"]),
+                (Question(since_ns=since_ns, until_ns=since_ns + 10), ["2026-11-14"]),
+                (Question(since_ns=since_ns, until_ns=since_ns + 20 * hour * 10**9), ["2026-11-14", "2026-11-15"]),
+            ):
+                self.assertEqual(ask(backend, path, question).left_out, left_out, question)
+            ledger.close()
+
+    def test_no_key_is_asked_for_as_any_key(self) -> None:
+        """`--key ''` gives the same from both backends: what begins with nothing is everything."""
+        for backend in BACKENDS:
+            path = written(backend, self.mktemp(), [row(1), row(2, credential_id=None), row(3, credential_id="")])
+            for by in ("day", "hour"):
+                self.assertEqual(ask(backend, path, Question(by=by, key="")).total.requests, 3)
+                self.assertEqual(ask(backend, path, Question(by=by, key="key_")).total.requests, 1)
+
     def test_nothing_is_removed_where_rows_are_kept_for_ever(self) -> None:
         """keep_days: 0 keeps every row."""
         for backend in BACKENDS:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from unittest import mock
 
 import msgspec
@@ -9,12 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.state.ledger import jsonl
+from llmproxy.state.ledger import jsonl, query
+from llmproxy.state.ledger import verify as ledger_verify
 from llmproxy.state.ledger.backend import LedgerError
 from llmproxy.state.ledger.jsonl import JsonlLedger, day_files, rewriting
-from llmproxy.state.ledger.query import Question, ask
+from llmproxy.state.ledger.query import Question, ask, counted_once
+from llmproxy.state.ledger.reprice import reprice
+from llmproxy.state.ledger.row import Row
 from llmproxy.state.ledger.verify import verify
 from tests.state.ledger_cases import DAY_S, Clock, row
+
+
+def eleven(row: Row) -> tuple[int | None, str | None]:
+    """A price for every row."""
+    return 11, "eleven"
 
 
 class JsonlLedgerTests(SynchronousTestCase):
@@ -133,6 +142,87 @@ class JsonlLedgerTests(SynchronousTestCase):
         self.assertEqual(len(found), 2)
         self.assertIn("line 2: the request req-1", found[0])
         self.assertIn("line 3 is no row", found[1])
+
+    def test_a_damaged_line_is_passed_over_alone(self) -> None:
+        """Bad JSON, bad UTF-8, nesting without end, a time that no calendar has: the other rows are all there."""
+        ledger, folder = self.ledger(keep_days=1)
+        ledger.write([row(1, ago_s=9 * DAY_S, once="p one")])
+        damaged = (
+            b'{"once":"broken\n',
+            b'{"time_ns":1,"request_id":"x","provider":"p","once":"\xff\xfe"}\n',
+            b'{"once":"deep","x":' + b"[" * 100_000 + b"\n",
+        )
+        path = day_files(folder)[0].path
+        with open(path, "ab") as file:
+            file.writelines(damaged)
+        ledger.write([row(2, ago_s=9 * DAY_S, once="p two"), row(3)])
+        self.assertEqual(counted_once("jsonl", folder, 9), ["p one", "p two"])
+        self.assertEqual(ask("jsonl", folder, Question()).total.requests, 3)
+        self.assertEqual(len(verify("jsonl", folder)), 3)
+        reprice("jsonl", folder, 0, 2**63 - 1, eleven)
+        self.assertEqual(ask("jsonl", folder, Question()).total.cost_nano_usd, 33)
+        with open(path, "rb") as file:
+            self.assertEqual(file.read().count(b"\n"), 5)
+        with open(day_files(folder)[1].path, "ab") as file:
+            file.write(b'{"time_ns":%d,"request_id":"y","provider":"p"}\n' % 10**30)
+        self.assertEqual(len(verify("jsonl", folder)), 4)
+        while ledger.tend():
+            pass
+        self.assertEqual(ask("jsonl", folder, Question(by="day")).groups["2026-11-15"].requests, 2)
+
+    def test_names_that_were_counted_once_are_those_of_a_week(self) -> None:
+        """Many files a day do not make a restart forget what was counted yesterday."""
+        ledger, folder = self.ledger(max_file_bytes=200)
+        for days in (8, 7, 6, 5, 4, 3, 2):
+            ledger.write([row(days, ago_s=days * DAY_S, once=f"p {days} days")])
+        for n in range(100, 110):
+            ledger.write([row(n, once=f"p {n}")])
+        self.assertEqual(len(day_files(folder)), 17)
+        today = [f"p {n}" for n in range(100, 110)]
+        # Days that have files: today and six before it.
+        self.assertEqual(
+            counted_once("jsonl", folder, 99), [*(f"p {days} days" for days in (7, 6, 5, 4, 3, 2)), *today]
+        )
+        self.assertEqual(counted_once("jsonl", folder, 3), ["p 107", "p 108", "p 109"])
+
+    def test_the_start_reads_no_more_than_the_newest_part(self) -> None:
+        """A busy week in JSON lines does not hold the start up: the newest names are known."""
+        self.patch(query, "_ONCE_BYTES_MAX", 1000)
+        ledger, folder = self.ledger(max_file_bytes=1200)
+        for n in range(20):
+            ledger.write([row(n, once=f"p {n:02d}")])
+        names = counted_once("jsonl", folder, 99)
+        line_bytes = os.path.getsize(day_files(folder)[0].path) // 4
+        self.assertEqual(names, [f"p {n:02d}" for n in range(20)][-len(names) :])
+        self.assertIn(len(names), range(1000 // line_bytes - 2, 1000 // line_bytes + 2))
+
+    def test_a_report_while_old_days_are_removed(self) -> None:
+        """One day after the other goes while I ask, and the sums are whole all the same."""
+        ledger, folder = self.ledger(keep_days=1)
+        ledger.write([row(days, ago_s=days * DAY_S) for days in range(12)])
+        self.patch(jsonl, "_GONE_PAUSE_S", 0.0)
+        removed: list[bool] = []
+
+        def and_then_one_goes(path: str) -> list[jsonl.DayFile]:
+            files = day_files(path)
+            ledger._tended_ns = 0
+            removed.append(ledger.tend())
+            return files
+
+        self.patch(query, "day_files", and_then_one_goes)
+        self.patch(ledger_verify, "day_files", and_then_one_goes)
+        total = 12
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: ask("jsonl", folder, Question()).total.requests - total,
+            lambda: len(verify("jsonl", folder)),
+            lambda: len(counted_once("jsonl", folder, 9)),
+        )
+        for call in calls:
+            ledger.write([row(1000 + total + days, ago_s=(20 + days) * DAY_S) for days in range(6)])
+            total += 6
+            removed.clear()
+            self.assertEqual(call(), 0)
+            self.assertGreater(sum(removed), 0)
 
     def test_damaged_sums_are_told(self) -> None:
         """A days.jsonl that somebody has broken is not taken for an empty one."""

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.state.ledger.backend import LedgerError
-from llmproxy.state.ledger.query import Question, ask, counted_once
+from llmproxy.state.ledger.query import _COUNTED_ONCE, Question, ask, counted_once
 from llmproxy.state.ledger.row import COLUMNS
 from llmproxy.state.ledger.schema import APPLICATION_ID, SCHEMA, STEPS
 from llmproxy.state.ledger.sqlite import SqliteLedger, connect_read_only
@@ -177,3 +177,20 @@ class SqliteLedgerTests(SynchronousTestCase):
             ledger.close()
             self.assertEqual(counted_once(backend, path, 2), ["openai resp_7", "openai resp_9"])
         self.assertEqual(NOON_S % 3600, 0)
+
+    def test_the_start_does_not_look_at_every_row_for_them(self) -> None:
+        """A ledger of a year does not make the proxy start late."""
+        path = written("sqlite", self.mktemp(), [row(n) for n in range(5)])
+        with closing(sqlite3.connect(path)) as connection:
+            plan = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {_COUNTED_ONCE}", (9,))]
+        self.assertIn("USING COVERING INDEX requests_once", plan[0])
+
+    def test_sums_beyond_64_bits_are_told(self) -> None:
+        """A ledger that somebody filled with nonsense is no traceback: neither a report nor --verify."""
+        path = written("sqlite", self.mktemp(), [row(n) for n in range(5)])
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE requests SET cost_nano_usd = ?", (2**62,))
+            connection.commit()
+        (words,) = verify("sqlite", path)
+        self.assertIn("64 bits", words)
+        self.assertIn("overflow", str(self.assertRaises(LedgerError, ask, "sqlite", path, Question(by="hour"))))

@@ -6,10 +6,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from llmproxy.state.ledger.jsonl import rewriting
 from llmproxy.state.ledger.query import Question, ask
 from llmproxy.state.ledger.row import Row
 from llmproxy.state.ledger.verify import verify
@@ -24,6 +26,7 @@ class Disk:
 
     def __init__(self, on_write: Callable[[Sequence[Row]], None] = lambda rows: None) -> None:
         self.notices: list[str] = []
+        self.deadline_s = 0.0
         self.rows: list[str] = []
         self.on_write = on_write
 
@@ -46,6 +49,20 @@ def until(is_true: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise AssertionError("waited in vain")
         time.sleep(0.002)
+
+
+def hold(backend: str, path: str, locked: threading.Event, may_go: threading.Event) -> None:
+    """Hold a ledger as `llmproxy reprice` does, until it may go."""
+    if backend == "sqlite":
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked.set()
+            may_go.wait(20.0)
+            other.execute("ROLLBACK")
+    else:
+        with rewriting(path):
+            locked.set()
+            may_go.wait(20.0)
 
 
 class LedgerWriterTests(SynchronousTestCase):
@@ -144,7 +161,7 @@ class LedgerWriterTests(SynchronousTestCase):
         disk = Disk()
         writer = self.writer(disk, max_queued_bytes=100_000)
         for n in range(30):
-            writer.add(row(n, parts="x" * 20_000))
+            writer.add(row(n, parts="x" * 10_000, once="x" * 10_000))
         self.assertEqual((writer.state()["queued"], writer.state()["dropped"]), (4, 26))
         writer.start()
         until(lambda: writer.state()["queued"] == 0)
@@ -181,8 +198,61 @@ class LedgerWriterTests(SynchronousTestCase):
         self.assertFalse(writer.close(0.1))
         self.assertLess(time.monotonic() - begun, 2.0)
         writer.add(row(2))
-        self.assertEqual(writer.state()["dropped"], 1)
+        # The one that is stuck, and the one that came too late.
+        self.assertEqual((writer.unwritten, writer.state()["dropped"], writer.state()["queued"]), (1, 2, 0))
         stuck.set()
+
+    def test_a_ledger_that_is_locked_at_the_exit_is_tried_again(self) -> None:
+        """Another process holds the ledger for a moment while the proxy stops: what waits is written all the same."""
+        for backend in BACKENDS:
+            ledger, path = made(backend, self.mktemp(), Clock())
+            writer = LedgerWriter(
+                ledger, told=lambda words: None, in_reactor=lambda call, words: call(words), flush_s=0.01
+            )
+            writer.start()
+            writer.add(row(1))
+            until(lambda writer=writer: writer.state()["written"] == 1)  # type: ignore[misc]
+            locked, may_go = threading.Event(), threading.Event()
+            other = threading.Thread(target=hold, args=(backend, path, locked, may_go))
+            other.start()
+            self.assertTrue(locked.wait(5.0))
+            writer.add(row(2))
+            timer = threading.Timer(0.7, may_go.set)  # longer than one attempt on SQLite takes
+            timer.start()
+            self.assertTrue(writer.close(8.0))
+            timer.join()
+            other.join()
+            self.assertEqual((writer.unwritten, writer.state()["written"], writer.state()["dropped"]), (0, 2, 0))
+            self.assertEqual(ask(backend, path, Question()).total.requests, 2)
+
+    def test_a_ledger_that_stays_locked_does_not_hold_the_exit(self) -> None:
+        """What could not be written by then counts as dropped, and its number is known."""
+        for backend in BACKENDS:
+            ledger, path = made(backend, self.mktemp(), Clock())
+            writer = LedgerWriter(
+                ledger, told=lambda words: None, in_reactor=lambda call, words: call(words), flush_s=0.01
+            )
+            writer.start()
+            writer.add(row(1))
+            until(lambda writer=writer: writer.state()["written"] == 1)  # type: ignore[misc]
+            locked, may_go = threading.Event(), threading.Event()
+            other = threading.Thread(target=hold, args=(backend, path, locked, may_go))
+            other.start()
+            self.assertTrue(locked.wait(5.0))
+            for n in range(2, 5):
+                writer.add(row(n))
+            begun = time.monotonic()
+            self.assertFalse(writer.close(0.8))
+            self.assertLess(time.monotonic() - begun, 1.5)
+            self.assertEqual(writer.unwritten, 3)
+            state = writer.state()
+            self.assertEqual((state["queued"], state["written"], state["dropped"]), (0, 1, 3))
+            self.assertIsNotNone(state["error"])
+            # Neither backend waits on longer than the exit: the thread has ended, and closed its files.
+            until(lambda: "ledger" not in {thread.name for thread in threading.enumerate()})
+            self.assertLess(time.monotonic() - begun, 2.0)
+            may_go.set()
+            other.join()
 
     def test_what_the_backend_put_right_is_told(self) -> None:
         """A file that was removed is in the log."""

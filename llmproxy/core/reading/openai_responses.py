@@ -24,19 +24,16 @@ from msgspec.structs import replace
 from llmproxy.core.reading.events import FEW_EVENTS, plain_part
 from llmproxy.core.reading.openai_usage import (
     LARGE_CHARACTERS_MAX,
-    as_object,
     count,
     drawing_usage_of,
     error_kind,
     is_counted,
-    lenient_object,
-    object_of,
     svg_part,
     tools_usage,
     usage_of,
-    word,
 )
 from llmproxy.core.reading.shape import Members, Path
+from llmproxy.core.reading.values import as_object, object_at, object_of, word
 from llmproxy.core.usage import NO_USAGE, Counters, ModelUsage, Reading, Usage
 
 
@@ -121,12 +118,13 @@ _ENDED: Final = frozenset({"completed", "incomplete", "failed", "cancelled"})
 _NOT_TEXT: Final = frozenset(
     {"response.audio.delta", "response.output_audio.delta", "response.shell_call_output_content.delta"}
 )
+_DRAWING: Final = "image_generation"
 _SERVER_TOOLS: Final = MappingProxyType(
     {
         "web_search_call": "web_search",
         "file_search_call": "file_search",
         "code_interpreter_call": "code_execution",
-        "image_generation_call": "image_generation",
+        "image_generation_call": _DRAWING,
         "mcp_call": "mcp",
     }
 )
@@ -196,7 +194,7 @@ class OpenAIResponses:
         try:
             response = _BODY.decode(body)
         except _REFUSED:
-            found = lenient_object(body)
+            found = object_at(body)
             if found is None:
                 return
             response = _response(found)
@@ -243,7 +241,7 @@ class OpenAIResponses:
             try:
                 event = _ONE.decode(text)
             except _REFUSED:
-                found = lenient_object(text)
+                found = object_at(text)
                 if found is None:
                     continue
                 event = _event(found)
@@ -269,10 +267,11 @@ class OpenAIResponses:
         reason: str | None = "no_usage" if whole else "stream_cut"
         if self._usage is not None:
             counters, reason = Counters.FINAL, None
+        elif self._status in _PENDING and (self._background or self._body):
+            # Even after an event of an error: it ends the stream, and the response is fetched later.
+            counters, reason = Counters.FREE, "background_pending"
         elif self._error is not None:
             reason = "error"
-        elif self._status in _PENDING and (self._background or self._body):
-            counters, reason = Counters.FREE, "background_pending"
         finish_reason = self._status if self._status in _ENDED else None
         if finish_reason == "incomplete":
             finish_reason = self._incomplete_reason or finish_reason
@@ -295,6 +294,8 @@ class OpenAIResponses:
 
     def _counted(self) -> Usage:
         tools = self._tools if self._searches is None else self._tools | {"web_search": self._searches}
+        if self._drawn is not None and _DRAWING in tools:  # its part is what is billed
+            tools = {name: number for name, number in tools.items() if name != _DRAWING}
         usage = tools_usage(self._usage or NO_USAGE, tools)
         parts = (*self._svg, self._drawn) if self._drawn is not None else tuple(self._svg)
         return replace(usage, parts=parts) if parts else usage
@@ -347,12 +348,14 @@ class OpenAIResponses:
         tool = _SERVER_TOOLS.get(item.type) if type(item.type) is str else None
         if tool is None:
             return
-        # Opening a page that was found, or looking for words in it, is no search that is billed.
-        if tool != "web_search" or as_object(item.action).get("type", "search") == "search":
-            self._tools[tool] = self._tools.get(tool, 0) + 1
         part = svg_part(item.svg_usage) if item.svg_usage is not None else None
         if part is not None and len(self._svg) < _PARTS_MAX:
             self._svg.append(part)
+            if tool == _DRAWING:  # its part is what is billed
+                return
+        # Opening a page that was found, or looking for words in it, is no search that is billed.
+        if tool != "web_search" or as_object(item.action).get("type", "search") == "search":
+            self._tools[tool] = self._tools.get(tool, 0) + 1
 
     def _take_tool_usage(self, tool_usage: dict[str, Any], tools: Sequence[_Tool]) -> None:
         searches = as_object(tool_usage.get("web_search"))

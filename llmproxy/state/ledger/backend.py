@@ -16,11 +16,13 @@ class Backend(Protocol):
     """Keeps rows. Used by one thread at a time.
 
     name: "sqlite" or "jsonl". notices: sentences for the operator about what was put right; whoever reads them clears
-    them.
+    them. deadline_s: a time of `time.monotonic`; from then on `write` and `tend` wait for no other process. Another
+    thread may set it while they do.
     """
 
     name: str
     notices: list[str]
+    deadline_s: float
 
     def write(self, rows: Sequence[Row]) -> None:
         """Keep all of the rows, or raise and keep none: then the same rows may be given again, and count once.

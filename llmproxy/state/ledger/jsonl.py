@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from math import inf
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,10 +35,17 @@ _REWRITE_S: Final = 10.0
 """The largest file takes a few seconds."""
 _TAIL_BYTES: Final = 1 << 20
 """A row is far shorter than this."""
+_GONE_TRIES: Final = 100
+_GONE_PAUSE_S: Final = 0.05
 
 _encode_into: Final = msgspec.json.Encoder().encode_into
 _encode: Final = msgspec.json.Encoder().encode
 decode_row: Final = msgspec.json.Decoder(Row).decode
+
+NO_ROW: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What `decode_row` raises for a line that is none: of another form, no UTF-8, nested too deeply."""
+
+_T = TypeVar("_T")
 
 
 class DayFile(NamedTuple):
@@ -89,6 +97,20 @@ def lines_of(path: str) -> Iterator[bytes]:
                 yield line
 
 
+def while_days_are_removed(read: Callable[[], _T]) -> _T:
+    """What `read` returns: it is called again if a file that it wants to read was removed since it listed them.
+
+    The oldest ones are removed, one after the other, and read first, so that little is read in vain. Raises what `read`
+    does; FileNotFoundError if that goes on for some seconds.
+    """
+    for _ in range(_GONE_TRIES):
+        try:
+            return read()
+        except FileNotFoundError:
+            time.sleep(_GONE_PAUSE_S)
+    return read()
+
+
 def removed_days(folder: str) -> RemovedDays:
     """What is known of days whose rows are gone. Raises LedgerError if the file is damaged."""
     path = os.path.join(folder, DAYS_FILE)
@@ -124,17 +146,20 @@ def replace_file(path: str, pieces: Iterator[bytes], is_wanted: Callable[[], boo
 
 
 @contextmanager
-def rewriting(folder: str) -> Iterator[None]:
-    """Nobody else changes files in the folder meanwhile. Raises LedgerError if somebody does for long."""
+def rewriting(folder: str, is_over: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Nobody else changes files in the folder meanwhile.
+
+    is_over: whether there is no more time to wait. Raises LedgerError if somebody does for long, or until then.
+    """
     descriptor = os.open(os.path.join(folder, _REWRITE_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _lock(descriptor, f"Files in {folder} are being rewritten; this waits until that is done.", _REWRITE_S)
+        _lock(descriptor, f"Files in {folder} are being rewritten; this waits until that is done.", _REWRITE_S, is_over)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, words: str, patience_s: float = 0.0) -> None:
+def _lock(descriptor: int, words: str, patience_s: float = 0.0, is_over: Callable[[], bool] = lambda: False) -> None:
     tries = int(patience_s / _TRY_S) + 1
     while True:
         try:
@@ -142,7 +167,7 @@ def _lock(descriptor: int, words: str, patience_s: float = 0.0) -> None:
             return
         except BlockingIOError:
             tries -= 1
-            if not tries:
+            if not tries or is_over():
                 raise LedgerError(words) from None
         time.sleep(_TRY_S)
 
@@ -168,6 +193,7 @@ class JsonlLedger:
         self, folder: str, *, keep_days: int, wall_time: Callable[[], float], max_file_bytes: int = 256 * 1024 * 1024
     ) -> None:
         self.notices: list[str] = []
+        self.deadline_s = inf
         self._folder = folder
         self._keep_days = keep_days
         self._wall_time = wall_time
@@ -186,7 +212,7 @@ class JsonlLedger:
             _encode_into(row, text, -1)
             text += b"\n"
         done: list[tuple[int, int]] = []
-        with rewriting(self._folder):
+        with rewriting(self._folder, self._is_over):
             self._finish_removing()
             try:
                 for day, text in sorted(texts.items()):
@@ -212,7 +238,7 @@ class JsonlLedger:
             return False
         self._hold_lock()
         oldest = day_of((now_ns // DAY_NS - self._keep_days) * DAY_NS)
-        with rewriting(self._folder):
+        with rewriting(self._folder, self._is_over):
             self._finish_removing()
             files = [each for each in day_files(self._folder) if each.day < oldest]
             if files:
@@ -227,6 +253,9 @@ class JsonlLedger:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self.deadline_s
 
     # -- files -----------------------------------------------------------------------------------------------
 
@@ -249,7 +278,7 @@ class JsonlLedger:
             status = os.fstat(there.descriptor)
             if _identity(there.file.path) == there.identity and status.st_size < self._max_file_bytes:
                 return there.descriptor
-            if status.st_size < self._max_file_bytes:
+            if status.st_size < self._max_file_bytes and not _is_repriced(there):
                 self.notices.append(f"{there.file.path} was removed or replaced; rows go to the file of that name.")
             os.close(self._open.pop(day).descriptor)
         opened = self._open[day] = self._opened(day)
@@ -290,7 +319,7 @@ class JsonlLedger:
             for line in lines_of(file.path):
                 try:
                     row = decode_row(line)
-                except msgspec.MsgspecError:
+                except NO_ROW:
                     continue  # somebody wrote into the file; `usage --verify` tells it for as long as it is there
                 key = day_key(row, file.day)
                 sums[key] = added(sums[key], of_row(row)) if key in sums else of_row(row)
@@ -319,6 +348,17 @@ class JsonlLedger:
                 yield _encode((key, sums)) + b"\n"
 
         replace_file(os.path.join(self._folder, DAYS_FILE), lines())
+
+
+def _is_repriced(there: _Open) -> bool:
+    """Whether the file of that name now has the rows of this one, with other prices (state/ledger/reprice.py)."""
+    try:
+        with open(there.file.path, "rb") as now:
+            first = decode_row(now.readline())
+        was = os.pread(there.descriptor, _TAIL_BYTES, 0)
+        return first.request_id == decode_row(was[: was.find(b"\n") + 1]).request_id
+    except (OSError, *NO_ROW):
+        return False
 
 
 def _identity(path: str) -> tuple[int, int] | None:

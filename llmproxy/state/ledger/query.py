@@ -1,7 +1,8 @@
 """Asks the ledger what was used and what it cost, while the proxy writes it: one interface over both backends.
 
 The rules: nothing is changed by asking. Whole UTC days are taken from the sums that are kept for ever, the rest from
-rows; so an answer is complete for as long as there are rows for its first and its last day.
+rows; so an answer is complete for as long as there are rows for its first and its last day; if there are not,
+`Answer.left_out` says so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from operator import add
@@ -18,7 +19,16 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from llmproxy.state.ledger.backend import LedgerError
-from llmproxy.state.ledger.jsonl import day_files, day_of, decode_row, lines_of, removed_days
+from llmproxy.state.ledger.jsonl import (
+    NO_ROW,
+    DayFile,
+    day_files,
+    day_of,
+    decode_row,
+    lines_of,
+    removed_days,
+    while_days_are_removed,
+)
 from llmproxy.state.ledger.row import Row
 from llmproxy.state.ledger.schema import SCHEMA, version_of
 from llmproxy.state.ledger.sqlite import connect_read_only
@@ -34,6 +44,11 @@ _END_NS: Final = 2**63 - 1
 """The last time that SQLite has a number for, in the year 2262."""
 
 _LINES_A_STEP: Final = 2000
+
+_ONCE_DAYS: Final = 7
+"""What is polled is days old at most."""
+_ONCE_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of JSON lines so much is read at the start of the proxy: it takes a fraction of a second."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,30 +72,25 @@ class Answer(msgspec.Struct):
     """Sums by the name of the group, in the order of days and hours, else dearest first; and the sums of all.
 
     rows_since_ns: the time of the oldest row that is kept; None if there is none.
+    left_out: days of which a part was asked for whose rows are gone, so that it is not in the sums.
     """
 
     groups: dict[str, Sums]
     total: Sums
     rows_since_ns: int | None
+    left_out: list[str] = []
 
 
 def ask(backend: BackendName, path: str, question: Question, progress: Progress | None = None) -> Answer:
     """Sum up what is asked for. Raises LedgerError, in words, if the ledger cannot be read."""
     if question.by not in GROUPS:
         raise ValueError(f"no such group: {question.by}")
-    found = _Found()
     try:
         if backend == "sqlite":
-            rows_since_ns = _ask_sqlite(path, question, found, progress)
-        else:
-            try:
-                rows_since_ns = _ask_jsonl(path, question, found, progress)
-            except FileNotFoundError:  # the proxy has removed an old day just now: it is in the sums, so from the start
-                found = _Found()
-                rows_since_ns = _ask_jsonl(path, question, found, progress)
-    except (OSError, sqlite3.Error) as error:
+            return _ask_sqlite(path, question, progress)
+        return while_days_are_removed(lambda: _ask_jsonl(path, question, progress))
+    except (OSError, OverflowError, sqlite3.Error) as error:
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from error
-    return found.answer(question.by, rows_since_ns)
 
 
 class _Found:
@@ -94,7 +104,7 @@ class _Found:
         there = self._sums.get(key)
         self._sums[key] = values if there is None else tuple(map(add, there, values))
 
-    def answer(self, by: str, rows_since_ns: int | None) -> Answer:
+    def answer(self, by: str, rows_since_ns: int | None, left_out: list[str]) -> Answer:
         groups: dict[str, Sums] = {}
         total = Sums()
         for (group, source), values in self._sums.items():
@@ -103,7 +113,7 @@ class _Found:
         names = sorted(groups)
         if by not in ("day", "hour"):
             names.sort(key=lambda name: (-groups[name].cost_nano_usd, -groups[name].tokens))
-        return Answer({name: groups[name] for name in names}, total, rows_since_ns)
+        return Answer({name: groups[name] for name in names}, total, rows_since_ns, left_out)
 
 
 # -- SQLite --------------------------------------------------------------------------------------------------
@@ -156,7 +166,8 @@ def opened(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _ask_sqlite(path: str, question: Question, found: _Found, progress: Progress | None) -> int | None:
+def _ask_sqlite(path: str, question: Question, progress: Progress | None) -> Answer:
+    found = _Found()
     first_ns, last_ns = _whole_days(question)
     with closing(opened(path)) as connection:
         if progress is not None:
@@ -173,7 +184,13 @@ def _ask_sqlite(path: str, question: Question, found: _Found, progress: Progress
             )
             _add_up(connection, found, rows, _MODEL_OF_ROWS, question, [since_ns, until_ns])
         (oldest_ns,) = connection.execute("SELECT min(time_ns) FROM requests").fetchone()
-    return oldest_ns if oldest_ns is None else int(oldest_ns)
+        (gone_ns,) = connection.execute("SELECT value FROM meta WHERE name = 'removed_before_ns'").fetchone()
+        left_out = [
+            day
+            for day in _partial_days(question, first_ns, last_ns)
+            if day < day_of(gone_ns) and connection.execute("SELECT 1 FROM days WHERE day = ?", (day,)).fetchone()
+        ]
+    return found.answer(question.by, oldest_ns if oldest_ns is None else int(oldest_ns), left_out)
 
 
 def _add_up(
@@ -184,7 +201,7 @@ def _add_up(
             sql += f" AND coalesce({column}, '') = ?"
             values.append(value)
     if question.key is not None:
-        sql += " AND substr(credential_id, 1, ?) = ?"
+        sql += " AND substr(coalesce(credential_id, ''), 1, ?) = ?"
         values += [len(question.key), question.key]
     for group, source, *sums in connection.execute(sql + " GROUP BY 1, 2", values):
         found.add(group, source, sums)
@@ -205,16 +222,27 @@ def _edges(question: Question, first_ns: int, last_ns: int) -> Iterator[tuple[in
             yield since_ns, until_ns
 
 
+def _partial_days(question: Question, first_ns: int, last_ns: int) -> list[str]:
+    """The days of which not the whole is asked for. By the hour it is nothing but rows anyway."""
+    if question.by == "hour":
+        return []
+    edges = [edge for edge in _edges(question, first_ns, last_ns) if edge[0] < _END_NS // DAY_NS * DAY_NS]
+    return sorted({day_of(time_ns) for since_ns, until_ns in edges for time_ns in (since_ns, until_ns - 1)})
+
+
 # -- JSON lines ----------------------------------------------------------------------------------------------
 
 
-def _ask_jsonl(folder: str, question: Question, found: _Found, progress: Progress | None) -> int | None:
+def _ask_jsonl(folder: str, question: Question, progress: Progress | None) -> Answer:
     if not os.path.isdir(folder):
         raise LedgerError(f"There is no ledger at {folder}; the proxy makes it when it starts.")
     files = day_files(folder)
     days = removed_days(folder)  # after the list: a day that is removed in between is found missing, or is in here
     files = [each for each in files if os.path.basename(each.path) not in days.removing]
+    found = _Found()
     first_ns, last_ns = _whole_days(question)
+    gone = {key.day for key in days.sums}
+    left_out = [day for day in _partial_days(question, first_ns, last_ns) if day in gone]
     if first_ns < last_ns:
         first_day, last_day = day_of(first_ns), day_of(last_ns)
         for key, sums in days.sums.items():
@@ -242,16 +270,21 @@ def _ask_jsonl(folder: str, question: Question, found: _Found, progress: Progres
                 progress(done_bytes, total_bytes)
             try:
                 row = decode_row(line)
-            except msgspec.MsgspecError:
+            except NO_ROW:
                 continue  # `usage --verify` tells it
             if question.since_ns <= row.time_ns < question.until_ns and _is_asked_for(
                 question, row.user or "", row.credential_id or "", row.group_model, row.provider
             ):
                 found.add(_group_of(row, question.by, file.day), row.source, of_row(row))
+    return found.answer(question.by, _oldest_ns(files), left_out)
+
+
+def _oldest_ns(files: Sequence[DayFile]) -> int | None:
+    """The time of the oldest row; None if there is none."""
     for line in lines_of(files[0].path) if files else ():
         try:
             return decode_row(line).time_ns
-        except msgspec.MsgspecError:
+        except NO_ROW:
             continue
     return None
 
@@ -285,32 +318,66 @@ def _group_of(row: Row, by: str, day: str) -> str:
             return ""
 
 
+# -- what was counted once -----------------------------------------------------------------------------------
+
+
 def counted_once(backend: BackendName, path: str, names_max: int) -> list[str]:
     """The latest values of `Row.once`, oldest first: what must not be counted again after a restart.
 
-    [] if there is no ledger yet. Raises LedgerError if it cannot be read.
+    [] if there is no ledger yet. Of JSON lines the newest days are read, and of them so much as does not take long.
+    Raises LedgerError if the ledger cannot be read.
     """
-    names: dict[str, None] = {}
     try:
         if backend == "sqlite":
-            if not os.path.exists(path):
-                return []
-            with closing(connect_read_only(path)) as connection:
-                if version_of(connection, path) < SCHEMA:
-                    return []
-                rows = connection.execute(
-                    "SELECT once FROM requests WHERE once IS NOT NULL ORDER BY id DESC LIMIT ?", (names_max,)
-                )
-                return [once for (once,) in rows][::-1]
-        for file in day_files(path)[-7:]:  # what is polled is days old at most
-            for line in lines_of(file.path):
-                if b'"once":' in line and (once := decode_row(line).once) is not None:
-                    names[once] = None
-    except msgspec.MsgspecError:
-        pass
+            return _counted_once_sqlite(path, names_max)
+        return while_days_are_removed(lambda: _counted_once_jsonl(path, names_max))
     except (OSError, sqlite3.Error) as error:
         raise LedgerError(f"The ledger {path} cannot be read: {error}.") from error
-    return list(names)[-names_max:]
+
+
+# Nearly all rows have no such name. SQLite would look at every row, because the table is in the order of the id.
+_COUNTED_ONCE: Final = (
+    "SELECT once FROM requests INDEXED BY requests_once WHERE once IS NOT NULL ORDER BY id DESC LIMIT ?"
+)
+
+
+def _counted_once_sqlite(path: str, names_max: int) -> list[str]:
+    if not os.path.exists(path):
+        return []
+    with closing(connect_read_only(path)) as connection:
+        if version_of(connection, path) < SCHEMA:
+            return []
+        return [once for (once,) in connection.execute(_COUNTED_ONCE, (names_max,))][::-1]
+
+
+def _counted_once_jsonl(folder: str, names_max: int) -> list[str]:
+    files = day_files(folder)
+    days = sorted({file.day for file in files})[-_ONCE_DAYS:]
+    by_file: list[list[str]] = []  # newest first
+    left_bytes = _ONCE_BYTES_MAX
+    for file in reversed(files):
+        if file.day not in days or left_bytes <= 0:
+            break
+        with open(file.path, "rb") as opened:
+            size_bytes = opened.seek(0, os.SEEK_END)
+            if opened.seek(max(size_bytes - left_bytes, 0)):
+                opened.readline()  # half a line
+            by_file.append(_names_of(opened))
+        left_bytes -= size_bytes
+    return list(dict.fromkeys(name for names in reversed(by_file) for name in names))[-names_max:]
+
+
+def _names_of(lines: Iterable[bytes]) -> list[str]:
+    names: list[str] = []
+    for line in lines:
+        if b'"once":' in line:
+            try:
+                once = decode_row(line).once
+            except NO_ROW:
+                continue  # one line that somebody has damaged
+            if once is not None:
+                names.append(once)
+    return names
 
 
 # -- times ---------------------------------------------------------------------------------------------------
@@ -351,5 +418,8 @@ def moment_ns(text: str, now_s: float, *, is_end: bool = False) -> int:
                 start = start.replace(tzinfo=UTC)
             if len(text) > len("2026-11-24"):
                 length = timedelta()
-    seconds = (start + length if is_end else start) - datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        seconds = (start + length if is_end else start) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is beyond the calendar; leave --until away for all that is there") from None
     return min(max(seconds // timedelta(microseconds=1), 0) * 1000, _END_NS)

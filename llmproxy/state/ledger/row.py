@@ -6,12 +6,14 @@ caller or a provider chose is bounded, holds no key, and can be written in any e
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from hashlib import blake2b
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from llmproxy.core.usage import ModelUsage, Source, Usage
+from llmproxy.core.usage import NO_USAGE, ModelUsage, Source, Usage
 from llmproxy.observe.redact import may_hold_key, without_keys
 
 TEXT_CHARACTERS_MAX: Final = 512
@@ -19,7 +21,17 @@ JSON_CHARACTERS_MAX: Final = 16_384
 
 # No honest call comes near these, and a sum of millions of them still is a 64-bit number, which is what SQLite has.
 _COUNT_MAX: Final = 10**12
-_COST_MAX_NANO_USD: Final = 10**15
+COST_MAX_NANO_USD: Final = 10**12
+"""A thousand dollars: what no call costs."""
+
+TOO_LARGE: Final = '"too_large"'
+"""What `server_tools` or `parts` hold that were larger than JSON_CHARACTERS_MAX: the cost of such a row no longer
+follows from it."""
+
+ACCOUNTING_FAILED: Final = "accounting_failed"
+"""The `reason` of a row whose usage could not be worked out: it has no counts, and is not free."""
+
+_ONCE_DIGEST_BYTES: Final = 16
 
 _OUTSIDERS_TEXTS: Final = (
     "upstream_request_id",
@@ -33,6 +45,7 @@ _OUTSIDERS_TEXTS: Final = (
     "finish_reason",
     "reason",
     "error_class",
+    "once",
 )
 
 TOKEN_CLASSES: Final = (
@@ -71,12 +84,14 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True):
     stream: the answer was a stream. status: 0 where there was no answer. end_reason: of core.end.
     input_tokens to output_image_tokens: as in core.usage.Usage, of the model that answers. total_input, total_output:
         of all models that took part.
-    server_tools, parts: as in Usage, as JSON text (`json_text`); None if there are none.
+    server_tools, parts: as in Usage, as JSON text (`json_text`); None if there are none; TOO_LARGE if there were too
+        many.
     source, reason: how the usage is known, and why, where that is not exact.
     service_tier, speed, inference_geo, batch: what the price depends on besides the model.
     cost_nano_usd: None where there is no price, and where nothing is billed (source "none").
     price_version: which prices.
-    once: the name under which an answer that is given again and again was counted; None for all others.
+    once: the name under which an answer that is given again and again was counted (`storable_once`); None for all
+        others.
     """
 
     time_ns: int
@@ -136,6 +151,11 @@ class Row(msgspec.Struct, gc=False, omit_defaults=True):
         return self.cost_nano_usd is None and self.source != "none"
 
     @property
+    def tells_its_cost(self) -> bool:
+        """Whether its cost follows from what it holds, so that it can be priced again."""
+        return self.reason != ACCOUNTING_FAILED and TOO_LARGE not in (self.server_tools, self.parts)
+
+    @property
     def group_model(self) -> str:
         """The model that sums are made for: as answered, else as asked, else ""."""
         return self.model or self.model_asked or ""
@@ -154,8 +174,63 @@ COLUMNS: Final = Row.__struct_fields__
 
 
 def json_text(value: tuple[tuple[str, int], ...] | tuple[ModelUsage, ...]) -> str | None:
-    """`Usage.server_tools` or `Usage.parts` as a row has it."""
-    return _encode(value).decode() if value else None
+    """`Usage.server_tools` or `Usage.parts` as a row has it; None if there are none.
+
+    Of parts what is 0 is left out. What is larger than JSON_CHARACTERS_MAX even so has one part for each model: that
+    is exact, but where a price depends on the size of a call.
+    """
+    if not value:
+        return None
+    if not isinstance(value[0], ModelUsage):
+        return _encode(value).decode()
+    parts = [part for part in value if isinstance(part, ModelUsage)]
+    text = _encode([_without_zeros(part) for part in parts]).decode()
+    if len(text) > JSON_CHARACTERS_MAX:
+        text = _encode([_without_zeros(part) for part in _by_model(parts)]).decode()
+    return text
+
+
+def _without_zeros(part: ModelUsage) -> dict[str, Any]:
+    usage = part.usage
+    counts = {name: value for name in Usage.__struct_fields__ if name != "parts" and (value := getattr(usage, name))}
+    if usage.parts:
+        counts["parts"] = [_without_zeros(each) for each in usage.parts]
+    return {"model": part.model, "usage": counts}
+
+
+def _by_model(parts: Iterable[ModelUsage]) -> list[ModelUsage]:
+    """One part for each model, with what was used on it."""
+    merged: dict[str, Usage] = {}
+    for part in parts:
+        for inner in _by_model(part.usage.parts):
+            merged[inner.model] = _sum(merged.get(inner.model, NO_USAGE), inner.usage)
+        merged[part.model] = _sum(merged.get(part.model, NO_USAGE), part.usage)
+    return [ModelUsage(model, usage) for model, usage in merged.items()]
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """Both together, without their parts."""
+    tools = dict(one.server_tools)
+    for name, count in other.server_tools:
+        tools[name] = tools.get(name, 0) + count
+    counts = {name: getattr(one, name) + getattr(other, name) for name in (*TOKEN_CLASSES, "audio_ms")}
+    return Usage(**counts, server_tools=tuple(sorted(tools.items())))
+
+
+def storable_once(name: str) -> str:
+    """A name as `Row.once` keeps it; whoever compares it with one that was kept brings it into this form first.
+
+    At most TEXT_CHARACTERS_MAX characters: a longer one ends with a digest of the whole, so that two long names are
+    still two. Keys in it are masked, and halves of surrogate pairs are "?". Changes nothing the second time.
+    """
+    if len(name) <= TEXT_CHARACTERS_MAX and name.isascii() and not may_hold_key(name):
+        return name
+    data = _clean_bytes(name)
+    text = data.decode()
+    if len(text) <= TEXT_CHARACTERS_MAX:
+        return text
+    digest = blake2b(data, digest_size=_ONCE_DIGEST_BYTES).hexdigest()
+    return f"{text[: TEXT_CHARACTERS_MAX - len(digest) - 1]}#{digest}"
 
 
 def make_storable(row: Row) -> None:
@@ -172,23 +247,35 @@ def make_storable(row: Row) -> None:
         for name in _OUTSIDERS_TEXTS:
             text = getattr(row, name)
             if text is not None:
-                setattr(row, name, _clean(text))
+                setattr(row, name, storable_once(text) if name == "once" else _clean(text))
     if row.server_tools is not None or row.parts is not None:
         for name in ("server_tools", "parts"):
             text = getattr(row, name)
             if text is not None:
-                setattr(row, name, _clean(text, JSON_CHARACTERS_MAX) if len(text) <= JSON_CHARACTERS_MAX else None)
+                setattr(row, name, _clean_json(text))
     counts = _counts(row)
     if min(counts) < 0 or max(counts) > _COUNT_MAX:
         for name in _COUNTS:
             setattr(row, name, min(max(getattr(row, name), 0), _COUNT_MAX))
-    cost = row.cost_nano_usd
-    if cost is not None and not 0 <= cost <= _COST_MAX_NANO_USD:
-        row.cost_nano_usd = min(max(cost, 0), _COST_MAX_NANO_USD)
+    if row.cost_nano_usd is not None:
+        row.cost_nano_usd = storable_cost(row.cost_nano_usd)
 
 
-def _clean(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
+def storable_cost(nano_usd: int) -> int:
+    """A cost within the bounds of a row."""
+    return min(max(nano_usd, 0), COST_MAX_NANO_USD)
+
+
+def _clean(text: str) -> str:
+    return _clean_bytes(text).decode()[:TEXT_CHARACTERS_MAX]
+
+
+def _clean_json(text: str) -> str:
+    # What masks a key is sometimes longer than the key, and half of a JSON text is none.
+    text = _clean_bytes(text).decode()
+    return text if len(text) <= JSON_CHARACTERS_MAX else TOO_LARGE
+
+
+def _clean_bytes(text: str) -> bytes:
     data = text.encode("utf-8", "replace")
-    if may_hold_key(text):
-        data = without_keys(data)
-    return data.decode()[:characters_max]
+    return without_keys(data) if may_hold_key(text) else data

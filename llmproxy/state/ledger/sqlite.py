@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
+from math import inf
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,7 @@ class SqliteLedger:
 
     def __init__(self, path: str, *, keep_days: int, wall_time: Callable[[], float]) -> None:
         self.notices: list[str] = []
+        self.deadline_s = inf  # it never waits longer than _BUSY_S
         self._path = path
         self._keep_days = keep_days
         self._wall_time = wall_time

@@ -10,10 +10,16 @@ import sqlite3
 from contextlib import closing
 from typing import Final
 
-import msgspec
-
 from llmproxy.state.ledger.backend import LedgerError
-from llmproxy.state.ledger.jsonl import day_files, day_of, decode_row, lines_of, removed_days
+from llmproxy.state.ledger.jsonl import (
+    NO_ROW,
+    day_files,
+    day_of,
+    decode_row,
+    lines_of,
+    removed_days,
+    while_days_are_removed,
+)
 from llmproxy.state.ledger.query import BackendName, Progress, opened
 from llmproxy.state.ledger.sums import DAY_NS, SUMMED
 
@@ -38,8 +44,15 @@ _DAYS: Final = f"""
 def verify(backend: BackendName, path: str, progress: Progress | None = None) -> list[str]:
     """What is wrong with a ledger, a sentence each; [] if nothing is. Raises LedgerError if it cannot be read."""
     try:
-        found = _verify_sqlite(path, progress) if backend == "sqlite" else _verify_jsonl(path, progress)
+        if backend == "sqlite":
+            found = _verify_sqlite(path, progress)
+        else:
+            found = while_days_are_removed(lambda: _verify_jsonl(path, progress))
+    except OverflowError as error:
+        return [f"{path} has a number that is none of 64 bits: {error}."]
     except sqlite3.DatabaseError as error:
+        if str(error) == "integer overflow":  # of sum() (sqlite.org/lang_aggfunc.html)
+            return [f"{path} has a sum that is none of 64 bits: {error}."]
         if isinstance(error, sqlite3.OperationalError):
             raise LedgerError(f"The ledger {path} cannot be read: {error}.") from error
         return [f"{path} is broken: {error}."]
@@ -91,12 +104,13 @@ def _verify_jsonl(folder: str, progress: Progress | None) -> list[str]:
                 progress(done_bytes, total_bytes)
             try:
                 row = decode_row(line)
-            except msgspec.MsgspecError as error:
+                day = day_of(row.time_ns)
+            except (*NO_ROW, OverflowError, OSError) as error:  # the last two: of a time that no calendar has
                 found.append(f"{file.path}, line {number} is no row: {error}.")
                 continue
             if row.request_id in there:
                 found.append(f"{file.path}, line {number}: the request {row.request_id} is there more than once.")
             there.add(row.request_id)
-            if day_of(row.time_ns) != file.day:
-                found.append(f"{file.path}, line {number}: the row is of {day_of(row.time_ns)}, and in the wrong file.")
+            if day != file.day:
+                found.append(f"{file.path}, line {number}: the row is of {day}, and in the wrong file.")
     return found

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from llmproxy.state.ledger.backend import Backend, LedgerError
@@ -26,6 +28,10 @@ _BATCH_ROWS: Final = 500
 _BACK_OFF_MAX_S: Final = 10.0
 _PAUSE_S: Final = 0.02
 """Between two steps of removing old rows, for the disk's sake."""
+_CLOSING_PAUSE_S: Final = 0.05
+"""Between two attempts to write what is left at the end."""
+_CLOSING_SHARE: Final = 0.9
+"""Of the time that `close` has: so long it is tried to write what is left; the rest is for closing the files."""
 
 # sqlite3 raises the plain DatabaseError for a broken file; its subclasses but for these are about the values of a row.
 _STORAGE_ERRORS: Final = (OSError, LedgerError, sqlite3.OperationalError, sqlite3.InternalError)
@@ -64,6 +70,7 @@ class LedgerWriter:
         self._left = self._left_bytes = self._written = self._refused = 0
         self._error: str | None = None
         self._closing = threading.Event()
+        self._deadline_s = inf  # of the monotonic clock; set before `_closing` is
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     def start(self) -> None:
@@ -85,19 +92,32 @@ class LedgerWriter:
         self._rows.append((row, size))
 
     def state(self) -> dict[str, object]:
-        """How it is, for the health page: backend, state ("ok", "failing"), error, queued, written, dropped."""
+        """How it is, for the health page: backend, state ("ok", "failing"), error, queued, written, dropped.
+
+        After `close` nothing is queued: what was not written is dropped.
+        """
         error = self._error
+        queued, unwritten = self._added - self._left, self.unwritten
         return {
             "backend": self._backend.name,
             "state": "ok" if error is None else "failing",
             "error": error,
-            "queued": self._added - self._left,
+            "queued": queued - unwritten,
             "written": self._written,
-            "dropped": self._overflowed + self._refused,
+            "dropped": self._overflowed + self._refused + unwritten,
         }
 
+    @property
+    def unwritten(self) -> int:
+        """Rows that were taken, and are not written although the writer was closed."""
+        return self._added - self._left if self._closing.is_set() else 0
+
     def close(self, timeout_s: float) -> bool:
-        """Write what is queued, and end. Waits at most so long; returns whether all was written."""
+        """Write what is queued, and end: a disk that fails is tried again for as long as there is time.
+
+        Waits at most `timeout_s`. Returns whether all was written; `unwritten` says how many rows were not.
+        """
+        self._deadline_s = self._backend.deadline_s = time.monotonic() + timeout_s * _CLOSING_SHARE
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -116,7 +136,9 @@ class LedgerWriter:
                 # As long as the disk fails, each attempt costs it something too.
                 wait_s = min(max(wait_s * 2, 0.05), _BACK_OFF_MAX_S)
             if closing:
-                break
+                if not self._rows or time.monotonic() >= self._deadline_s:
+                    break
+                time.sleep(_CLOSING_PAUSE_S)
         try:
             self._backend.close()
         except Exception as error:  # noqa: BLE001 - as above
@@ -126,6 +148,8 @@ class LedgerWriter:
         """Write until the queue is empty. Returns whether that went well; if not, the rows are still there."""
         rows = self._rows
         while rows:
+            if time.monotonic() >= self._deadline_s:
+                return False
             # They stay in the queue until they are written. Only this thread takes rows, so the first ones stay the
             # first ones; a copy by index does not care that others are appended.
             batch = [rows[index][0] for index in range(min(len(rows), _BATCH_ROWS))]
@@ -233,10 +257,11 @@ def _is_of_storage(error: Exception) -> bool:
 
 def _size(row: Row) -> int:
     # The texts that can be long. Others have bounds where they come from.
-    parts, user, model = row.parts, row.user, row.model
+    parts, user, model, once = row.parts, row.user, row.model, row.once
     return (
         _ROW_BYTES
         + (len(parts) if parts is not None else 0)
         + (len(user) if user is not None else 0)
         + (len(model) if model is not None else 0)
+        + (len(once) if once is not None else 0)
     )

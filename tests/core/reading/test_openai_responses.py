@@ -126,6 +126,24 @@ class WholeResponseTests(SynchronousTestCase):
             (("code_execution", 2), ("file_search", 1), ("image_generation", 1), ("mcp", 1), ("web_search", 1)),
         )
 
+    def test_a_picture_is_billed_by_its_part_or_as_a_tool_and_never_as_both(self) -> None:
+        """Where the model that drew tells its tokens, these are the price of the picture, and there is no other one."""
+        drawn = {"input_tokens": 10, "output_tokens": 1000, "total_tokens": 1010}
+        output = [{"type": "image_generation_call"}, {"type": "mcp_call"}]
+        self.assertEqual(_body(output=output).usage.server_tools, (("image_generation", 1), ("mcp", 1)))
+        usage = _body(output=output, tool_usage={"image_gen": drawn}).usage
+        self.assertEqual((usage.server_tools, usage.parts[0].usage.total_output), ((("mcp", 1),), 1000))
+        streamed = _read(
+            *({"type": "response.output_item.done", "item": item} for item in output),
+            {"type": "response.completed", "response": {**RESPONSE, "output": [], "tool_usage": {"image_gen": drawn}}},
+        )
+        self.assertEqual(streamed.usage.server_tools, (("mcp", 1),))
+        svg = {"model": "gpt-5.4", "input_tokens": 9, "output_tokens": 8, "total_tokens": 17}
+        of_both = [{"type": "image_generation_call", "svg_usage": svg}, {"type": "image_generation_call"}]
+        self.assertEqual(_body(output=of_both).usage.server_tools, (("image_generation", 1),))
+        # What has no part because there are so many is not free: it is a tool, and has no price.
+        self.assertEqual(_body(output=of_both[:1] * 70).usage.server_tools, (("image_generation", 70 - 64),))
+
     def test_an_svg_is_priced_as_its_model(self) -> None:
         """The text model that wrote an SVG is a part of its own."""
         svg = {"model": "gpt-5.4", "input_tokens": 9, "output_tokens": 8, "reasoning_tokens": 3, "total_tokens": 17}
@@ -261,6 +279,10 @@ class StreamTests(SynchronousTestCase):
         left = _read(*events[:10], whole=False)
         self.assertEqual((left.counters, left.reason), (Counters.FREE, "background_pending"))
         self.assertEqual(_read(*events).once, RESPONSE["id"])
+        failed = {"type": "error", "sequence_number": 11, "code": "server_error", "message": "m"}
+        broken = _read(*events[:10], failed)
+        self.assertEqual((broken.counters, broken.reason), (Counters.FREE, "background_pending"))
+        self.assertEqual(broken.error, "server_error")
 
     def test_realtime(self) -> None:
         """Realtime writes the details in the singular, and part of the sound comes from the cache."""
