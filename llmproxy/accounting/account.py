@@ -8,6 +8,7 @@ at an estimate, which is marked as one.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -92,6 +93,7 @@ class Account(msgspec.Struct):
     looked: whether the body was looked at to its end, so that a model that was not found is not there.
     target: where the request goes; of the results of a batch it tells which they are.
     form: whether the body is a form with a file in it.
+    feed: takes all further pieces of the answer's body, instead of ``take`` and quicker; None while that has to.
     The others are this module's own.
     """
 
@@ -110,6 +112,7 @@ class Account(msgspec.Struct):
     text: RequestText | None = None
     decoder: Decoder | None = None
     reader: UsageReader | None = None
+    feed: Callable[[bytes], None] | None = None
     reading: Reading | None = None
     reason: str | None = "not_answered"  # why nothing is read
     waiting: list[bytes] | None = None
@@ -191,6 +194,8 @@ class Account(msgspec.Struct):
     def _new_reader(self) -> UsageReader:
         """A reader that has read what was gathered."""
         reader = self.reader = UsageReader(SHAPES)
+        if self.decoder is None:
+            self.feed = reader.feed
         self.measure_request()
         gathered, self.gathered = self.gathered, None
         for data in gathered or ():
@@ -217,7 +222,7 @@ class Account(msgspec.Struct):
                 if whole:
                     self._give_up(error.reason)
                     return
-        self.reader = self.decoder = None
+        self.reader = self.decoder = self.feed = None
         self.reading = reader.finish(whole)
 
     def broke(self) -> None:
@@ -279,11 +284,20 @@ class Account(msgspec.Struct):
             return self._exact(reading)
         if counters is Counters.FREE or not self._is_call(reading):
             return Charge(NO_USAGE, Source.NONE, reading.reason or "no_call", reading)
-        if counters is Counters.RUNNING:
-            return self._partial(reading)
-        if reading.error is not None and not reading.text_characters:
+        if counters is Counters.ABSENT and reading.error is not None and not reading.text_characters:
             return Charge(NO_USAGE, Source.NONE, "error", reading)
-        return self._estimated(reading, self.reason or reading.reason)
+        once = None if reading.once is None else self._once_name(reading.once)
+        if once is not None and self.books.is_counted(once):
+            return Charge(NO_USAGE, Source.NONE, "already_counted", reading)
+        if counters is Counters.RUNNING:
+            charge = self._partial(reading)
+        else:
+            charge = self._estimated(reading, self.reason or reading.reason)
+        if once is not None:
+            # Where it is fetched later, it is the same once more.
+            self.books.count(once)
+            charge = msgspec.structs.replace(charge, once=once)
+        return charge
 
     def _is_call(self, reading: Reading) -> bool:
         """Whether a model was asked. A request that could not be looked at is taken for one that asked."""

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from llmproxy.core.json_places import key_of, places, stands_once, with_member
+from llmproxy.core.json_places import key_of, places, readable, stands_once, with_member
 
 _STREAM: Final = key_of("stream")
 _STREAM_OPTIONS: Final = key_of("stream_options")
@@ -65,7 +65,10 @@ _REPEATED: Final = Edit(None, "repeated_key")
 def with_include_usage(body: bytes) -> Edit:
     """The body of a request for a stream, asking for its usage. Never raises; time in proportion to the length."""
     try:
-        said = _REQUEST.decode(body)
+        try:
+            said = _REQUEST.decode(body)
+        except (msgspec.DecodeError, ValueError):
+            said = _REQUEST.decode(readable(body))
     except msgspec.ValidationError:
         return Edit(None, "no_object")
     except (msgspec.MsgspecError, ValueError):
@@ -84,21 +87,21 @@ def with_include_usage(body: bytes) -> Edit:
     found = places(body, _STREAM_OPTIONS)
     if len(found) != 1:
         return _REPEATED
-    text = bytes(options)
     begin = found[0].value
-    edit = _with_option(text)
+    end = begin + len(bytes(options))
+    edit = _with_option(bytes(options), body[begin:end])
     if edit.body is None:
         return edit
-    return Edit(body[:begin] + edit.body + body[begin + len(text) :], "")
+    return Edit(body[:begin] + edit.body + body[end:], "")
 
 
-def _with_option(options: bytes) -> Edit:
-    """The value of `stream_options`, asking for the usage."""
+def _with_option(text: bytes, options: bytes) -> Edit:
+    """The value of `stream_options`, asking for the usage. text: the same as msgspec can read it."""
     if options == b"null":
         return Edit(_ASKED, "")
     if not options.startswith(b"{"):
         return Edit(None, "stream_options_not_an_object")
-    said = _OPTIONS.decode(options).include_usage
+    said = _OPTIONS.decode(text).include_usage
     if said is msgspec.UNSET:
         return Edit(with_member(options, _ASKED_MEMBER), "")
     found = places(options, _INCLUDE_USAGE)

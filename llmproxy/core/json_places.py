@@ -1,8 +1,8 @@
 r"""Where a member of a JSON object stands in its text, so that the text can be changed there and nowhere else.
 
-The rule: the text is one that msgspec has read as an object; so brackets pair, and a string that a colon follows is a
-key. A key counts however it is spelled ("us\u0061ge" is "usage"). Nesting is a count, not a recursion, and the time is
-in proportion to the length. Grammar: RFC 8259.
+The rule: the text is one that msgspec has read as an object, as it is or made `readable`; so brackets pair, and a
+string that a colon follows is a key. A key counts however it is spelled ("us\u0061ge" is "usage"). Nesting is a count,
+not a recursion, and the time is in proportion to the length. Grammar: RFC 8259.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 # Lower-case letters and the underscore, written as \u005f, \u0061 to \u007a. Text in Latin script (\u00e9) and what is
 # escaped for HTML (\u003c) are not among them.
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[5-7]")
+_HALF_OR_PAIR: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class Key(NamedTuple):
@@ -42,6 +43,15 @@ def key_of(name: str) -> Key:
 def has_escaped_letters(text: bytes) -> bool:
     """Whether keys may be spelled in an unusual way."""
     return b"\\u00" in text and _ESCAPED_LETTER.search(text) is not None
+
+
+def readable(text: bytes) -> bytes:
+    r"""The text with question marks for what msgspec refuses although it is JSON, so that positions stay.
+
+    That is half a surrogate pair, `"\ud83d"`: an emoji that was cut in two (RFC 8259, section 8.2). Whole pairs and
+    escaped backslashes go too: no key and no word that anybody looks for has them.
+    """
+    return _HALF_OR_PAIR.sub(b"??????", text.replace(b"\\\\", b"??"))
 
 
 def stands_once(text: bytes, key: Key) -> bool:

@@ -147,7 +147,11 @@ def _watch(user_path: Path) -> _Watch:
             attribute: msgspec.Raw if (*prefix, name) in inner else _TYPES.get((*prefix, name), str)
             for attribute, name in names.items()
         }
-        decoder = _decoder(names, {attribute: kind | None for attribute, kind in types.items()})
+        # Raw is any value already; with `| None` it would take nothing but null.
+        decoder = _decoder(
+            names,
+            {attribute: kind if kind is msgspec.Raw else kind | None for attribute, kind in types.items()},
+        )
         typed[prefix] = decoder, tuple((*prefix, name) for name in names.values())
         decoders[prefix] = _decoder(names, dict.fromkeys(names, msgspec.Raw))
     return _Watch(leaves, inner, MappingProxyType(typed), MappingProxyType(decoders))

@@ -27,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from llmproxy.core.json_places import has_escaped_letters, key_of, places, span
+from llmproxy.core.json_places import has_escaped_letters, key_of, places, readable, span
 
 EVENT_BYTES_MAX: Final = 256 * 1024
 """An event that is not complete is held up to here. The chunk with the usage has some hundred bytes."""
@@ -69,7 +69,7 @@ _LARGE_TAIL: Final = re.compile(rb',"usage":null(' + _TAIL_FORM + rb"[\r\n]*)\Z"
 class _Chunk(msgspec.Struct, gc=False):
     usage: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     choices: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
@@ -185,6 +185,8 @@ class UsageRemoval:
         """What stays of an event, its blank line included."""
         if b"usage" not in event and not has_escaped_letters(event):
             return event
+        if not event.startswith(_BEGINNINGS):
+            return event  # as it would have passed if it had come in pieces
         mark = 0 if self._begun or not event.startswith(_BOM) else len(_BOM)
         is_one_line = event[:7] == _BEGIN and event[-3:] == _END and _LF not in event[:-2] and _CR not in event
         if is_one_line:
@@ -192,16 +194,13 @@ class UsageRemoval:
         else:
             lines = [(mark + found.start(1), found[1] or b"") for found in _DATA_LINE.finditer(event[mark:])]
         text = b"\n".join([line for _, line in lines])
-        try:
-            chunk = _CHUNK.decode(text)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return event
-        if chunk.usage is msgspec.UNSET:
+        chunk = _chunk(text)
+        if chunk is None or chunk.usage is msgspec.UNSET:
             return event
         usage = bytes(chunk.usage)
         if usage == b"null":
             return self._without_null(event, lines, text)
-        if usage.startswith(b"{") and _is_empty(chunk.choices) and chunk.error is None:
+        if usage.startswith(b"{") and _is_empty(chunk.choices) and _is_null(chunk.error):
             self.removed += 1
             return b"" if is_one_line else event[:mark] + _beside(event[mark:])
         return event
@@ -231,10 +230,10 @@ class UsageRemoval:
     def _give_unended(self) -> bytes:
         """What need not be held of an event whose end has not come."""
         held = self._held
-        if self._large or len(held) > EVENT_BYTES_MAX:
+        if self._large:
             return self._give_large()
         if not self._other and not _is_none_of_ours(held):
-            return b""
+            return self._give_large() if len(held) > EVENT_BYTES_MAX else b""
         # Of its end so much stays as may belong to the empty line that ends it.
         self._other = True
         cut = len(held.rstrip(b"\r\n"))
@@ -306,6 +305,20 @@ def _beside(event: bytes) -> bytes:
     if lines and not lines[-1].strip(b"\r\n"):
         del lines[-1]  # the one that ends it
     return b"".join(line for line in lines if line[0] in b":\r\n")
+
+
+def _chunk(text: bytes) -> _Chunk | None:
+    try:
+        try:
+            return _CHUNK.decode(text)
+        except (msgspec.DecodeError, ValueError):
+            return _CHUNK.decode(readable(text))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _is_null(value: msgspec.Raw | msgspec.UnsetType) -> bool:
+    return value is msgspec.UNSET or bytes(value) == b"null"
 
 
 def _is_empty(choices: msgspec.Raw | msgspec.UnsetType) -> bool:

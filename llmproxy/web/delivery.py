@@ -8,6 +8,7 @@ have had without the wait: the head, what came, and a cut.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IProtocol
@@ -142,7 +143,7 @@ def _relay(exchange: Exchange, account: Account | None, removal: UsageRemoval | 
 class ReadRelay(Relay):
     """A relay whose bytes are read, after they were written."""
 
-    __slots__ = ("_account", "_exchange", "_write")
+    __slots__ = ("_account", "_exchange", "_feed", "_write")
 
     # Without the parent's, which would have the pieces go past us.
     def __init__(self, exchange: Exchange, account: Account | None) -> None:
@@ -153,6 +154,7 @@ class ReadRelay(Relay):
         self._ended = exchange.body_ended
         self._exchange = exchange
         self._account = account
+        self._feed: Callable[[bytes], None] | None = None
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the body."""
@@ -161,7 +163,12 @@ class ReadRelay(Relay):
         account = self._account
         if account is not None:
             try:
-                account.take(data)
+                feed = self._feed
+                if feed is not None:
+                    feed(data)
+                else:
+                    account.take(data)
+                    self._feed = account.feed
             except Exception:  # noqa: BLE001 - whatever it is, the bytes go on
                 self._account = None
                 _broke(self._exchange, account)
@@ -206,7 +213,12 @@ class FilteredRelay(ReadRelay):
         account = self._account
         if account is not None:
             try:
-                account.take(data)
+                feed = self._feed
+                if feed is not None:
+                    feed(data)
+                else:
+                    account.take(data)
+                    self._feed = account.feed
             except Exception:  # noqa: BLE001 - whatever it is, the bytes go on
                 self._account = None
                 _broke(self._exchange, account)

@@ -240,6 +240,27 @@ class Once(_Case):
         self.assertEqual(self.results("b3", self.RESULT + b"\n" + self.RESULT[:50]).reason, "batch_incomplete")
         self.assertEqual(self.results("b3").source, Source.EXACT)
 
+    def test_an_interaction_that_is_fetched_later(self) -> None:
+        """One whose stream was cut was charged then: whoever fetches it afterwards does not pay it a second time."""
+        counted = {"total_input_tokens": 50, "total_output_tokens": 8}
+        begun = {"id": "i-1", "object": "interaction", "model": "gemini-2.5-flash", "status": "in_progress"}
+        piece = {"event_type": "step.delta", "index": 0, "delta": {"type": "text", "text": "x" * 300}}
+
+        def fetched(name: str) -> Charge:
+            account = self.account(None, post=False, target=b"/v1beta/interactions/" + name.encode())
+            account.answered(200, JSON)
+            account.read_whole(json.dumps(begun | {"id": name, "status": "completed", "usage": counted}).encode())
+            return account.charge(EndReason.OK, True, 0)
+
+        cut = self.streamed(
+            event(type="-", event_type="interaction.created", interaction=begun), event(type="-", **piece), whole=False
+        )
+        self.assertEqual(cut.source, Source.ESTIMATED)
+        self.assertGreater(cut.usage.total_output, 50)
+        again = fetched("i-1")
+        self.assertEqual((again.source, again.reason), (Source.NONE, "already_counted"))
+        self.assertEqual(fetched("i-2").source, Source.EXACT)
+
     def test_after_a_restart(self) -> None:
         """What the ledger knows to have been counted is not counted again."""
         once = self.results("b4").once

@@ -99,6 +99,22 @@ class WithIncludeUsageTests(SynchronousTestCase):
             body = b'{%b,"stream":true}' % other
             self._edits(body, body[:-1] + b',"stream_options":{"include_usage":true}}')
 
+    def test_half_a_surrogate_pair(self) -> None:
+        """A conversation with half an emoji is edited like any other, and its bytes stay. RFC 8259, section 8.2."""
+        half = b'"m":"a\\ud83d \\\\ \\"\\uDE00"'
+        asked = b'"stream_options":{"include_usage":true}'
+        self._edits(b'{%b,"stream":true}' % half, b'{%b,"stream":true,%b}' % (half, asked))
+        self._edits(
+            b'{"stream_options":{"x":"\\ud83d\\\\","include_usage":false},"stream":true}',
+            b'{"stream_options":{"x":"\\ud83d\\\\","include_usage":true},"stream":true}',
+        )
+        self._edits(
+            b'{"stream_options":{"x":"\\ud83d"},"stream":true}',
+            b'{"stream_options":{"x":"\\ud83d","include_usage":true},"stream":true}',
+        )
+        self._refuses(b'{"stream":true,"m":"\\ud83d"', "not_json")
+        self._refuses(b'{"stream":true,"m":"\\ud8"}', "not_json")
+
     def test_deep_nesting_is_refused_and_harms_nothing(self) -> None:
         """A hundred thousand brackets cost neither the process nor the request."""
         deep = b"[" * 100_000 + b"]" * 100_000

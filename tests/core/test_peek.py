@@ -269,3 +269,20 @@ class OneBody(SynchronousTestCase):
         for value in (b"-1", b"1.0", b"true", b'"5"', b"1e3", b"9" * 30, b"9" * 7000):
             with self.subTest(value=value[:30]):
                 self.assertIsNone(_slowly(b'{"max_tokens": ' + value + b"}").max_tokens)
+
+    def test_an_object_that_is_entered_is_decoded_once(self) -> None:
+        """A small body with objects that are looked into is decoded the quick way."""
+        for body in (
+            b'{"model":"m","generationConfig":{"maxOutputTokens":9},"metadata":{"user_id":"u"}}',
+            b'{"model":"m","generationConfig":null,"max_tokens":9,"metadata":{"user_id":"u"}}',
+        ):
+            peek = _Quick(LIMIT_BYTES, ("metadata", "user_id"))
+            peek.feed(body)
+            self.assertEqual(_answer(peek), ("m", None, "u", 9, True))
+
+
+class _Quick(BodyPeek):
+    """Fails where values have to be looked at one by one."""
+
+    def _take_members(self, data: bytes, prefix: tuple[str, ...]) -> None:
+        raise AssertionError(f"{prefix}: {data!r}")

@@ -202,6 +202,42 @@ class UsageRemovalTests(SynchronousTestCase):
         self._stays(b'data: {"a":1,"usage":nul')
         self._stays(b'data: {"choices":[],"usage":{"prompt_t')
 
+    def test_an_error_in_a_chunk(self) -> None:
+        """A chunk that carries an error has its usage member taken out like any other; an empty one stays."""
+        self._becomes(
+            b'data: {"choices":[{}], "usage":null, "error":{"code":1}}\n\n',
+            b'data: {"choices":[{}], "error":{"code":1}}\n\n',
+        )
+        self._becomes(b'data: {"a":[1], "usage": null , "error":null}\n\n', b'data: {"a":[1] , "error":null}\n\n')
+        self._stays(b'data: {"choices":[],"usage":{"a":1},"error":{"code":1}}\n\n')
+        pieces = [b'data: {"choices":[],"usage":{"a":1},"error":null}\n\n']
+        self.assertEqual(removed(pieces), (b"", 1, None))
+
+    def test_half_a_surrogate_pair(self) -> None:
+        """A chunk with half an emoji has its usage member taken out like any other, and is else untouched."""
+        half = b'"c":"a\\\\\\ud83d\\"\\\\ud83d"'
+        self._becomes(b"data: {%b,%b}\n\n" % (b'"usage":null', half), b"data: {%b}\n\n" % half)
+        self._becomes(b"data: {%b, %b}\n\n" % (half, b'"usage" : null'), b"data: {%b}\n\n" % half)
+        extra = b'data: {"choices":[],"x":"\\ud83d","usage":%b}\n\n' % USAGE
+        self.assertEqual(removed([extra]), (b"", 1, None))
+
+    def test_an_event_that_is_none_of_ours(self) -> None:
+        """An event that begins with an unknown field is left as it is, however the network cuts it."""
+        chunk = b'data: {"a":1,"usage":null}'
+        for begin in (b"foo: 1\n", b"x\n", b"0\r\n", b"datum\n", b" data: 1\n"):
+            event = begin + chunk + b"\n\n"
+            for size in range(1, len(event) + 1):
+                pieces = [event[at : at + size] for at in range(0, len(event), size)]
+                self.assertEqual(removed([*pieces, chunk + b"\n\n"]), (event + b'data: {"a":1}\n\n', 0, None))
+        large = b"foo: " + b"x" * EVENT_BYTES_MAX + b"\n" + chunk
+        for pieces in ([large, b"\n\n"], [large + b"\n\n"], [large[:9], large[9:], b"\n\n"]):
+            self.assertEqual(removed(pieces), (large + b"\n\n", 0, None))
+        for begin in (b"foo\n", b"data\n", b": ping\n", b"event: a\n", b"id\n", b"retry: 1\n"):
+            kept = begin + (chunk if begin == b"foo\n" else b'data: {"a":1}') + b"\n\n"
+            event = begin + chunk + b"\n\n"
+            for at in range(len(event) + 1):
+                self.assertEqual(removed([event[:at], event[at:]]), (kept, 0, None))
+
     def test_an_event_larger_than_is_held(self) -> None:
         """An image in one event passes while it comes, and the member at its end is still taken out."""
         text = b"x" * (2 * EVENT_BYTES_MAX)

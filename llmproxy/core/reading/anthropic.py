@@ -41,8 +41,8 @@ from llmproxy.core.reading.values import (
 )
 from llmproxy.core.usage import NO_USAGE, Counters, ModelUsage, Reading, Usage
 
-LARGE_CHARACTERS_MAX: Final = 8 * 1024 * 1024
-"""An event that was too large to keep is counted as so much text at most."""
+LARGE_CHARACTERS_MAX: Final = 512 * 1024
+"""What was too large to keep is counted as so much text at most: no model writes more than 128,000 tokens."""
 
 PARTS_MAX: Final = 64
 
@@ -182,9 +182,10 @@ class AnthropicMessages:
             self._take([event for event in map(_event, events) if event is not None])
 
     def take_large(self, members: Members, skipped_bytes: int) -> None:
-        """An event or a message that was too large to keep. What was so large is text, most likely."""
+        """An event or a message that was too large to keep. What was so large is text, most likely; not where a block
+        begins, for then it is what a tool of the provider has found."""
         found = object_of(members)
-        if found.get("type") in ("message", "content_block_delta", "content_block_start", None):
+        if found.get("type") in ("message", "content_block_delta"):
             self._add_text(min(skipped_bytes, LARGE_CHARACTERS_MAX))
         self._take_object(found)
 
@@ -345,21 +346,21 @@ def usage_of(written: Mapping[str, Any], model: str | None) -> Usage:
         return usage
     parts: dict[str, Usage] = {}
     others: list[Usage] = []  # of models that did not answer, but may be in the sums
-    own = 0
+    own = NO_USAGE
     for each in iterations:
         kind, its_model, its_usage = each.get("type"), word(each.get("model")) or model or "", _tokens(each)
         if kind == "compaction":
             usage = add(usage, its_usage)
-            own += _total(its_usage)
+            own = add(own, its_usage)
         elif kind == "advisor_message":
             _put(parts, its_model, its_usage)
         elif kind in ("message", "fallback_message"):
             if its_model == (model or its_model):
-                own += _total(its_usage)
+                own = add(own, its_usage)
             else:
                 others.append(its_usage)
                 _put(parts, its_model, its_usage)
-    if others and _total(usage) >= own + sum(map(_total, others)):
+    if others and _holds(usage, [own, *others]):
         usage = subtract(usage, others)
     return msgspec.structs.replace(
         usage, parts=tuple(ModelUsage(its_model, its_usage) for its_model, its_usage in parts.items())
@@ -386,8 +387,11 @@ def _tokens(written: Mapping[str, Any]) -> Usage:
     )
 
 
-def _total(usage: Usage) -> int:
-    return usage.total_input + usage.output_tokens
+def _holds(usage: Usage, parts: Sequence[Usage]) -> bool:
+    """Whether a usage is large enough for all of these."""
+    return usage.total_input >= sum(part.total_input for part in parts) and usage.total_output >= sum(
+        part.total_output for part in parts
+    )
 
 
 def _put(parts: dict[str, Usage], model: str, usage: Usage) -> None:

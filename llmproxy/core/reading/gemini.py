@@ -39,7 +39,13 @@ from llmproxy.core.reading.values import (
 )
 from llmproxy.core.usage import NO_USAGE, Counters, Reading, Usage
 
-LARGE_CHARACTERS_MAX: Final = 8 * 1024 * 1024
+LARGE_TEXT_BYTES_MAX: Final = 64 * 1024
+"""What is cut and longer than this is an image in base64, or a sound: hardly any text is as long."""
+
+IMAGE_CHARACTERS: Final = 8 * 1024
+"""An image counts as this much text where no usage came with it: as text that is about 2,000 tokens, and Gemini bills
+an image as 1,120 to 2,520. Source: "Gemini API pricing", image output."""
+
 QUERIES_MAX: Final = 256
 
 _PER_PROMPT: Final = ("gemini-1", "gemini-2", "gemini-pro", "gemini-flash-1", "gemini-flash-2")
@@ -207,8 +213,9 @@ class Gemini:
         """A chunk or an answer that was too large to keep: an image most often, which is no text, but is counted so
         where no usage came with it."""
         chunk = _converted(object_of(members))
-        self._characters += min(skipped_bytes, LARGE_CHARACTERS_MAX)
-        self._events += 1
+        if chunk.usageMetadata is _NO_USAGE:
+            self._characters += large_characters(skipped_bytes)
+            self._events += 1
         self._take((chunk,))
         # Its finishReason was not kept. Nothing follows an answer; the next chunk of a stream says otherwise.
         self._settled = chunk.usageMetadata is not _NO_USAGE
@@ -322,6 +329,11 @@ class Gemini:
         if not searches:
             return usage
         return msgspec.structs.replace(usage, server_tools=tools({"google_search": searches}))
+
+
+def large_characters(size_bytes: int) -> int:
+    """How much text something counts as of which only the length is known."""
+    return size_bytes if size_bytes <= LARGE_TEXT_BYTES_MAX else IMAGE_CHARACTERS
 
 
 def usage_of(found: Mapping[str, Any]) -> Usage:

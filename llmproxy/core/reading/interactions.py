@@ -2,8 +2,10 @@
 
 The rules, from the Gemini API reference ("Interactions"): the usage is cumulative, and counts as that of
 generateContent does: total_input_tokens includes the cached ones, total_output_tokens leaves out the thoughts. An
-interaction that runs in the background is fetched again and again until it is done, and each answer that is done
-repeats the usage: it counts once, under the id of the interaction.
+interaction can be fetched again and again, or its stream resumed, and each answer of one that is done repeats the
+usage. It counts once, under the id of the interaction. Whether it ran in the background no answer tells ("background"
+is of the request only), so that goes for all of them, and for an estimate too: where the first stream was cut, what is
+fetched later is the same once more.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from llmproxy.core.reading.gemini import LARGE_CHARACTERS_MAX, error_kind, tokens_of
+from llmproxy.core.reading.gemini import error_kind, large_characters, tokens_of
 from llmproxy.core.reading.shape import Members, Path
 from llmproxy.core.reading.values import (
     as_object,
@@ -88,7 +90,7 @@ class Interactions:
         """An event or an interaction that was too large to keep."""
         found = object_of(members)
         if found.get("event_type") in (None, "step.delta", "step.start"):
-            self._add_text(min(skipped_bytes, LARGE_CHARACTERS_MAX))
+            self._add_text(large_characters(skipped_bytes))
         self._take(found)
 
     def reading(self, whole: bool) -> Reading:
@@ -118,7 +120,7 @@ class Interactions:
             text_characters_after=self._characters - self._characters_then if counted else 0,
             text_events_after=self._events - self._events_then if counted else 0,
             error=self._error,
-            once=self._response_id if counters is Counters.FINAL else None,
+            once=None if free else self._response_id,
         )
 
     def _take(self, found: Mapping[str, Any]) -> None:

@@ -36,6 +36,8 @@ _MEMBERS_MAX: Final = 4096
 # In a value of many strings it is faster to count brackets for a whole block at once.
 _MANY_STRINGS: Final = 48
 _BLOCK_BYTES: Final = 16 * 1024
+# Brackets are first counted so far, and then in steps twice as long: values may be short, and many in one piece.
+_FIRST_STEP_BYTES: Final = 64
 
 _QUOTE, _COMMA, _COLON = b'",:'
 _OPEN, _CLOSE = b"{}"
@@ -79,6 +81,7 @@ class ValueEnd:
     def find(self, data: bytes, at: int) -> int:
         """Where the first byte after the value is, looked for from `at`; -1: it does not end in this piece."""
         strings = exactly_until = 0
+        step = _FIRST_STEP_BYTES
         while at < len(data):
             if self.in_text:
                 end = data.find(b'"', at)
@@ -97,14 +100,18 @@ class ValueEnd:
                 else:
                     exactly_until = at + len(block)
             else:
-                quote = data.find(b'"', at)
-                end = len(data) if quote < 0 else quote
+                quote = data.find(b'"', at, at + step)
+                end = at + step if quote < 0 else quote
                 closed_at = self._count_brackets(data[at:end])
                 if closed_at is not None:
                     return at + closed_at + 1
-                self.in_text = quote >= 0
-                strings += 1
-                at = end + 1
+                if quote < 0:
+                    at = end
+                    step *= 2
+                else:
+                    self.in_text = True
+                    strings += 1
+                    at = end + 1
         return -1
 
     def _count_brackets(self, text: bytes) -> int | None:

@@ -26,18 +26,15 @@ from llmproxy.core.reading.events import FEW_EVENTS, plain_part
 from llmproxy.core.reading.openai_chat_plain import PLAIN_ANSWER, PlainAnswer, plain_usage
 from llmproxy.core.reading.openai_usage import (
     LARGE_CHARACTERS_MAX,
-    as_object,
     breakdown_parts,
     error_kind,
     is_counted,
     left_over,
-    lenient_object,
-    object_of,
     usage_of,
-    word,
 )
 from llmproxy.core.reading.repetition import TextRun
 from llmproxy.core.reading.shape import Members, Path
+from llmproxy.core.reading.values import as_object, object_at, object_of, word
 from llmproxy.core.usage import NO_USAGE, Counters, Reading, Usage
 
 
@@ -225,12 +222,12 @@ class OpenAIChat:
         """A chunk or an answer that was too large to keep."""
         found = object_of(members)
         chunk = _convert(found)
-        before = self._events
+        events_before, usage_before = self._events, self._usage
         self._take((chunk,))
-        if self._events == before and not chunk.choices:  # the choices were what was so large
+        if self._events == events_before and not chunk.choices:  # the choices were what was so large
             self._characters += min(skipped_bytes, LARGE_CHARACTERS_MAX)
             self._events += 1
-            if is_counted(chunk.usage):
+            if self._usage is not usage_before:
                 self._characters_then, self._events_then = self._characters, self._events
         if found.get("object") != "chat.completion.chunk":
             self._settled = self._usage is not None
@@ -242,7 +239,8 @@ class OpenAIChat:
         usage = NO_USAGE
         if self._usage is not None:
             usage = self._counted(self._usage)
-            if whole or self._settled:
+            # Text that came after the counters is not in them, whatever they seemed to be.
+            if whole or (self._settled and self._characters == self._characters_then):
                 counters, reason = _FINAL, None
             else:
                 counters = _RUNNING
@@ -310,12 +308,14 @@ class OpenAIChat:
             if characters:
                 self._characters += characters
                 self._events += 1
-            if self._model is None:
-                self._model = word(chunk.model)
-            if self._response_id is None:
-                self._response_id = word(chunk.id)
-            if chunk.service_tier is not None:
-                self._service_tier = word(chunk.service_tier) or self._service_tier
+            # A plain chunk is not asked for these, so none of its like is: what is read is the same for every split.
+            if self._model is None or chunk.usage is not None:
+                if self._response_id is None:
+                    self._response_id = word(chunk.id)
+                if chunk.service_tier is not None:
+                    self._service_tier = word(chunk.service_tier) or self._service_tier
+                if self._model is None:
+                    self._model = word(chunk.model)
             if chunk.error is not None:
                 self._error = error_kind(chunk.error) or self._error
             usage, breakdown = chunk.usage, chunk.usage_breakdown
@@ -369,7 +369,7 @@ def _chunk(text: bytes) -> _Chunk | None:
     try:
         return _ONE.decode(text)
     except _REFUSED:
-        found = lenient_object(text)
+        found = object_at(text)
         return None if found is None else _convert(found)
 
 

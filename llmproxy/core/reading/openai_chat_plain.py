@@ -11,10 +11,10 @@ from typing import Annotated, Final
 
 import msgspec
 
-from llmproxy.core.reading.openai_usage import word
+from llmproxy.core.reading.values import COUNT_MAX, word
 from llmproxy.core.usage import Counters, Reading, Usage
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
 
 
 class PlainInput(msgspec.Struct, gc=False):

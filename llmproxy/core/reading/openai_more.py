@@ -18,17 +18,14 @@ from msgspec.structs import replace
 
 from llmproxy.core.reading.openai_usage import (
     LARGE_CHARACTERS_MAX,
-    as_object,
     error_kind,
     images_usage_of,
     is_counted,
-    lenient_object,
-    object_of,
     svg_part,
     usage_of,
-    word,
 )
 from llmproxy.core.reading.shape import Members, Path
+from llmproxy.core.reading.values import as_object, object_at, object_of, word
 from llmproxy.core.usage import NO_USAGE, Counters, Reading, Usage
 
 
@@ -313,7 +310,7 @@ def _answer(text: bytes) -> _Answer | None:
     try:
         return _ONE.decode(text)
     except _REFUSED:
-        found = lenient_object(text)
+        found = object_at(text)
         return None if found is None else msgspec.convert(found, _Answer)
 
 

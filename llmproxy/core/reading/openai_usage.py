@@ -10,17 +10,15 @@ usage_breakdown); Gemini API, "OpenAI compatibility".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
 
-from llmproxy.core.reading.shape import Members
+from llmproxy.core.reading import values
+from llmproxy.core.reading.values import COUNT_MAX, as_object, is_count, subtract, word
 from llmproxy.core.usage import ModelUsage, Usage
 
-_COUNT_MAX: Final = 2**63 - 1
-_WORD_CHARACTERS_MAX: Final = 256
 _PARTS_MAX: Final = 64
 
 _INPUT: Final = ("prompt_tokens", "input_tokens")
@@ -96,8 +94,7 @@ def is_counted(found: object) -> bool:
     """Whether this is a usage object with counters. Groq's x_groq.usage of a whole answer has others: cache hits."""
     if isinstance(found, dict):
         for name in _COUNTERS:
-            value = found.get(name)
-            if type(value) is int and 0 <= value <= _COUNT_MAX:
+            if is_count(found.get(name)):
                 return True
     return False
 
@@ -155,30 +152,7 @@ def left_over(whole: Usage, parts: Iterable[ModelUsage]) -> Usage:
             rest_out -= part.usage.total_output
     if not kept:
         return whole
-    # Each class gives what the parts had of it; what a part had of another class than the whole is taken off the rest.
-    taken = {name: sum(getattr(part.usage, name) for part in kept) for name in Usage.__struct_fields__[:11]}
-    read = min(max(0, whole.cache_read_tokens - taken["cache_read_tokens"]), rest_in)
-    long = min(max(0, whole.cache_write_1h_tokens - taken["cache_write_1h_tokens"]), rest_in - read)
-    short = min(max(0, whole.cache_write_5m_tokens - taken["cache_write_5m_tokens"]), rest_in - read - long)
-    fresh = rest_in - read - long - short
-    audio = min(max(0, whole.input_audio_tokens - taken["input_audio_tokens"]), fresh)
-    made_audio = min(max(0, whole.output_audio_tokens - taken["output_audio_tokens"]), rest_out)
-    made_image = min(max(0, whole.output_image_tokens - taken["output_image_tokens"]), rest_out - made_audio)
-    return Usage(
-        input_tokens=fresh,
-        cache_read_tokens=read,
-        cache_write_5m_tokens=short,
-        cache_write_1h_tokens=long,
-        output_tokens=rest_out,
-        reasoning_tokens=min(
-            max(0, whole.reasoning_tokens - taken["reasoning_tokens"]), rest_out - made_audio - made_image
-        ),
-        input_audio_tokens=audio,
-        input_image_tokens=min(max(0, whole.input_image_tokens - taken["input_image_tokens"]), fresh - audio),
-        output_audio_tokens=made_audio,
-        output_image_tokens=made_image,
-        parts=tuple(kept),
-    )
+    return replace(subtract(whole, [part.usage for part in kept]), parts=tuple(kept))
 
 
 def tools_usage(usage: Usage, tools: Mapping[str, int]) -> Usage:
@@ -201,66 +175,20 @@ def error_kind(error: object) -> str | None:
             if kind := word(error.get(name)):
                 return kind
         code = error.get("code")
-        return str(code) if type(code) is int and abs(code) <= _COUNT_MAX else "error"
+        return str(code) if type(code) is int and abs(code) <= COUNT_MAX else "error"
     kind = word(error)
     return kind if kind and len(kind.split()) == 1 else "error"
 
 
 def count(found: Mapping[str, Any], name: str) -> int:
     """A count; 0 where there is none."""
-    value = found.get(name)
-    return value if type(value) is int and 0 <= value <= _COUNT_MAX else 0
-
-
-def word(value: object) -> str | None:
-    """A name or an id as it may be kept; None where it is no text, empty, or longer than any name."""
-    return value if type(value) is str and 0 < len(value) <= _WORD_CHARACTERS_MAX else None
-
-
-def as_object(value: object) -> dict[str, Any]:
-    """The value, if it is a JSON object; else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def lenient_object(text: bytes) -> dict[str, Any] | None:
-    """A JSON object that the typed decoders refuse, for a member of another type or half a surrogate pair; else None.
-
-    Providers cut an emoji in two ("\\ud83d" in one event, "\\ude00" in the next); the typed decoders take no such text.
-    """
-    return _object(_lenient(text))
-
-
-def object_of(members: Members) -> dict[str, Any]:
-    """The object that these watched members were in, as far as they tell it."""
-    found: dict[str, Any] = {}
-    for path in sorted(members):
-        inner = found
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-            if not isinstance(inner, dict):
-                break
-        else:
-            value = _lenient(members[path])
-            if value is not None:
-                inner[path[-1]] = value
-    return found
-
-
-def _lenient(text: bytes) -> Any:
-    try:
-        return json.loads(text.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _object(value: Any) -> dict[str, Any] | None:
-    return value if isinstance(value, dict) else None
+    return values.count(found.get(name))
 
 
 def _first(found: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = found.get(name)
-        if type(value) is int and 0 <= value <= _COUNT_MAX:
+        if is_count(value):
             return value
     return None
 

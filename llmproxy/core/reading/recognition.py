@@ -7,8 +7,10 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from llmproxy.core.json_places import readable
 from llmproxy.core.reading.json_scan import KEY_VALUE_BYTES_MAX
 from llmproxy.core.reading.shape import Path, Shape
+from llmproxy.core.reading.values import REFUSED
 from llmproxy.core.usage import Reading
 
 Keys: TypeAlias = Mapping[str, bytes]
@@ -44,11 +46,17 @@ _KIND_CHARACTERS_MAX: Final = 64
 
 
 def keys_of(text: bytes) -> Keys | None:
-    """The members of the top level of a JSON object; None if the text is none."""
+    """The members of the top level of a JSON object; None if the text is none.
+
+    Half a surrogate pair and bytes that are no UTF-8, which msgspec refuses, are question marks in them.
+    """
     try:
         found = _OBJECT.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
+    except REFUSED:
+        try:
+            found = _OBJECT.decode(readable(text).decode("utf-8", "replace"))
+        except REFUSED:
+            return None
     return {name: bytes(value) if len(value) <= KEY_VALUE_BYTES_MAX else b"" for name, value in found.items()}
 
 
@@ -83,7 +91,7 @@ def error_kind(keys: Keys) -> str | None:
 def _decoded(text: bytes) -> object:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except REFUSED:
         return None
 
 

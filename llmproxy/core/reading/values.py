@@ -96,15 +96,38 @@ def add(one: Usage, other: Usage) -> Usage:
 
 
 def subtract(one: Usage, others: Iterable[Usage]) -> Usage:
-    """What is left of a usage without these tokens; no class falls below 0. Tools and parts are left."""
-    left = {name: getattr(one, name) for name in _NUMBERS}
+    """What is left of a usage without these tokens, which are among it. Tools and parts are left.
+
+    What the others have more of a class than it has is taken off its other classes, of the input or of the output: so
+    the sum of what is left and of the others is what it was.
+    """
+    over = {name: getattr(one, name) for name in _NUMBERS}
     for other in others:
-        left = {name: max(0, number - getattr(other, name)) for name, number in left.items()}
+        over = {name: number - getattr(other, name) for name, number in over.items()}
+    left = {name: max(0, number) for name, number in over.items()}
+    rest = max(0, sum(over[name] for name in _INPUT))
+    for name in _INPUT[:-1]:  # the fresh input comes last: what is missing is missing there first
+        left[name] = min(left[name], rest)
+        rest -= left[name]
+    left["input_tokens"] = rest
+    left["input_audio_tokens"] = min(left["input_audio_tokens"], rest)
+    left["input_image_tokens"] = min(left["input_image_tokens"], rest - left["input_audio_tokens"])
+    rest = left["output_tokens"]
+    for name in ("output_audio_tokens", "output_image_tokens", "reasoning_tokens"):
+        left[name] = min(left[name], rest)
+        rest -= left[name]
     return msgspec.structs.replace(one, **left)
 
 
 _NUMBERS: Final = tuple(
     field.name for field in msgspec.structs.fields(Usage) if field.name not in ("server_tools", "parts")
+)
+_INPUT: Final = (
+    "cache_read_tokens",
+    "cache_write_1h_tokens",
+    "cache_write_5m_tokens",
+    "tool_use_tokens",
+    "input_tokens",
 )
 
 

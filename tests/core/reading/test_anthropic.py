@@ -23,6 +23,7 @@ WHOLE = Usage(
     output_tokens=89,
     reasoning_tokens=40,
 )
+COUNTS = ("output_tokens", "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 STARTED = Usage(input_tokens=25, cache_read_tokens=1800, cache_write_5m_tokens=356, cache_write_1h_tokens=100)
 
 
@@ -194,6 +195,61 @@ class WholeTests(SynchronousTestCase):
         shape.take_large({("type",): b'"message"', ("usage",): b'{"input_tokens":3,"output_tokens":4}'}, 900_000)
         reading = shape.reading(True)
         self.assertEqual((reading.usage, reading.counters), (Usage(input_tokens=3, output_tokens=4), Counters.FINAL))
+
+    def test_what_a_tool_found_is_not_what_was_written(self) -> None:
+        """A large result of a search in a stream that is cut is not charged as output; a large piece of text is."""
+        for kind, characters in ((b'"content_block_start"', 0), (b'"content_block_delta"', 70_000)):
+            shape = AnthropicMessages()
+            shape.take_events(STREAM[:1])
+            shape.take_large({("type",): kind}, 70_000)
+            self.assertEqual(shape.reading(False).text_characters_after, characters)
+
+    def test_parts_are_not_more_than_the_whole(self) -> None:
+        """What another model used is taken off the sums, even if they have it in another class; no token is added."""
+        other = {"type": "message", "model": "claude-fable-5"}
+        usage = body(
+            usage={
+                "cache_read_input_tokens": 1000,
+                "output_tokens": 50,
+                "iterations": [other | {"input_tokens": 900, "output_tokens": 20}],
+            }
+        ).usage
+        part = ModelUsage("claude-fable-5", Usage(input_tokens=900, output_tokens=20))
+        self.assertEqual(usage, Usage(cache_read_tokens=100, output_tokens=30, parts=(part,)))
+        self.assertEqual((usage.total_input, usage.total_output), (1000, 50))
+        usage = body(
+            usage={
+                "input_tokens": 100,
+                "output_tokens": 5,
+                "output_tokens_details": {"thinking_tokens": 5},
+                "iterations": [other | {"input_tokens": 7, "output_tokens": 2}],
+            }
+        ).usage
+        self.assertEqual((usage.output_tokens, usage.reasoning_tokens, usage.total_output), (3, 3, 5))
+
+    @given(
+        st.dictionaries(st.sampled_from(COUNTS), st.integers(0, 30)),
+        st.lists(st.dictionaries(st.sampled_from(COUNTS), st.integers(0, 30)), max_size=3),
+        st.integers(0, 30),
+    )
+    def test_any_parts(self, sums: dict[str, int], iterations: list[dict[str, int]], thinking: int) -> None:
+        """However the tokens of attempts on another model lie, the totals are the provider's or those and the parts."""
+        usage = body(
+            usage={
+                **sums,
+                "output_tokens_details": {"thinking_tokens": thinking},
+                "iterations": [{"type": "message", "model": "claude-fable-5", **each} for each in iterations],
+            }
+        ).usage
+        told = (sum(sums.get(name, 0) for name in COUNTS[1:]), sums.get("output_tokens", 0))
+        others = (
+            sum(each.get(name, 0) for each in iterations for name in COUNTS[1:]),
+            sum(each.get("output_tokens", 0) for each in iterations),
+        )
+        within = others[0] <= told[0] and others[1] <= told[1]
+        expected = told if within else (told[0] + others[0], told[1] + others[1])
+        self.assertEqual((usage.total_input, usage.total_output), expected)
+        self.assertLessEqual(usage.reasoning_tokens, usage.output_tokens)
 
 
 class FreeTests(SynchronousTestCase):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from types import MappingProxyType
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.core.reading.catalog import SHAPES
+from llmproxy.core.reading.catalog import PLAIN_SHAPES, SHAPES
 from llmproxy.core.reading.reader import UsageReader, read_whole
 from llmproxy.core.usage import Counters, Reading
 
@@ -121,3 +122,77 @@ class CatalogTests(SynchronousTestCase):
                 body = body[:at] + added + body[at + removed :]
             self.assertEqual(read(body, size, whole), read(body, len(body) or 1, whole))
             self.assertEqual(read_whole(body, SHAPES), read(body, size, True))
+
+
+class HalfSurrogatePairTests(SynchronousTestCase):
+    """An emoji that the model's tokens cut in two: `"\\ud83d"` by itself."""
+
+    def test_whole_answers(self) -> None:
+        """An answer with half an emoji is read like any other: its usage, and the length of its text."""
+        text = "hi\ud83d"
+        answers: list[tuple[dict[str, object], int, int]] = [
+            (
+                {
+                    "candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": "STOP"}],
+                    "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 6},
+                },
+                5,
+                6,
+            ),
+            (
+                {
+                    "type": "message",
+                    "content": [{"type": "text", "text": text}],
+                    "usage": {"input_tokens": 5, "output_tokens": 2},
+                },
+                5,
+                2,
+            ),
+            (
+                {
+                    "object": "chat.completion",
+                    "choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}],
+                    "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+                },
+                5,
+                2,
+            ),
+            (
+                {
+                    "object": "interaction",
+                    "status": "completed",
+                    "steps": [{"content": [{"text": text}]}],
+                    "usage": {"total_input_tokens": 5, "total_output_tokens": 2},
+                },
+                5,
+                2,
+            ),
+        ]
+        for answer, total_input, total_output in answers:
+            reading = read_whole(json.dumps(answer).encode(), SHAPES, PLAIN_SHAPES)
+            self.assertEqual(reading.counters, Counters.FINAL, answer)
+            self.assertEqual((reading.usage.total_input, reading.usage.total_output), (total_input, total_output))
+            self.assertEqual(reading.text_characters, 3)
+
+    def test_the_results_of_a_batch(self) -> None:
+        """Half an emoji in one result of a batch loses neither that one nor the others."""
+        for number in (1, 3, 500):
+            lines = [
+                json.dumps(
+                    {
+                        "custom_id": f"a{at}",
+                        "result": {
+                            "type": "succeeded",
+                            "message": {
+                                "model": "m",
+                                "content": [{"text": "hi" if at else "hi\ud83d"}],
+                                "usage": {"input_tokens": 5, "output_tokens": 2},
+                            },
+                        },
+                    }
+                )
+                for at in range(number)
+            ]
+            reading = read_whole("\n".join(lines).encode(), SHAPES, PLAIN_SHAPES)
+            self.assertEqual((reading.shape, reading.counters), ("anthropic-batch-results", Counters.FINAL))
+            self.assertEqual((reading.usage.total_input, reading.usage.total_output), (5 * number, 2 * number))

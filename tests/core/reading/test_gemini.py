@@ -249,3 +249,30 @@ class PlainTests(SynchronousTestCase):
         before = shape.reading(False)
         self.assertFalse(shape.take_array(b"[%b,%b]" % (STREAM[1], STREAM[1]), 1))
         self.assertEqual(shape.reading(False), before)
+
+
+class LargeTests(SynchronousTestCase):
+    """What is cut, and only its length is known."""
+
+    def test_an_image_that_is_cut(self) -> None:
+        """An image that did not come to its end is charged about as one, not by the length of its base64."""
+        # "Gemini API pricing": an image is 1,120 to 2,520 tokens of output; a token of text is about four characters.
+        shape = Gemini()
+        shape.take_large({}, 1_500_000)
+        reading = shape.reading(False)
+        self.assertEqual((reading.counters, reading.text_events), (Counters.ABSENT, 1))
+        self.assertTrue(4 * 1120 <= reading.text_characters <= 4 * 2520)
+
+    def test_a_text_that_is_cut(self) -> None:
+        """An answer of an ordinary length that is cut is taken for text."""
+        shape = Gemini()
+        shape.take_large({}, 40_000)
+        self.assertEqual(shape.reading(False).text_characters, 40_000)
+
+    def test_an_image_that_is_counted(self) -> None:
+        """An image whose tokens the provider tells is no text besides: it teaches nothing about the length of texts."""
+        shape = Gemini()
+        shape.take_large({("usageMetadata",): b'{"promptTokenCount":10,"candidatesTokenCount":1294}'}, 1_500_000)
+        reading = shape.reading(True)
+        self.assertEqual((reading.counters, reading.usage.output_tokens), (Counters.FINAL, 1294))
+        self.assertEqual((reading.text_characters, reading.text_events), (0, 0))

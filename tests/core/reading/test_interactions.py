@@ -66,14 +66,30 @@ class InteractionsTests(SynchronousTestCase):
         """A stream that was cut before has no counters, and its text is to be estimated."""
         for number in range(len(EVENTS)):
             reading = streamed(*EVENTS[:number], whole=False)
-            self.assertEqual((reading.counters, reading.reason, reading.once), (Counters.ABSENT, "stream_cut", None))
+            self.assertEqual((reading.counters, reading.reason), (Counters.ABSENT, "stream_cut"))
         self.assertEqual(reading.text_characters, 10)
+
+    def test_what_was_cut_and_is_fetched(self) -> None:
+        """An interaction whose stream was cut has the id under which the same one is told when it is fetched later."""
+        self.assertEqual(streamed(*EVENTS[:3], whole=False).once, "i-1")
+        step = {"event_type": "step.stop", "index": 0, "usage": COUNTED}
+        self.assertEqual(streamed(*EVENTS[:3], step, whole=False).once, "i-1")
+        self.assertEqual(streamed(*EVENTS).once, "i-1")
+        # A resumed stream has the end alone.
+        self.assertEqual(streamed(EVENTS[-1]).once, "i-1")
+
+    def test_an_image_that_is_cut(self) -> None:
+        """An image that did not come to its end is charged about as one, not by the length of its base64."""
+        shape = Interactions()
+        shape.take_large({("event_type",): b'"step.delta"'}, 1_500_000)
+        self.assertTrue(4 * 1120 <= shape.reading(False).text_characters <= 4 * 2520)
 
     def test_background(self) -> None:
         """A background interaction is free until it is done, and then counts once, under its id."""
         shape = Interactions()
         shape.take_body(as_json(interaction("in_progress")))
         self.assertEqual((shape.reading(True).counters, shape.reading(True).reason), ("free", "background_pending"))
+        self.assertIsNone(shape.reading(True).once)
         shape = Interactions()
         shape.take_body(as_json(interaction("completed", usage=COUNTED)))
         self.assertEqual((shape.reading(True).usage, shape.reading(True).once), (USAGE, "i-1"))

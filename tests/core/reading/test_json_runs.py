@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llmproxy.core.reading.events import EVENT_BYTES_MAX, Container, EventRun, Item, LargeEvent
 from llmproxy.core.reading.json_runs import NOT_JSON, JSONArray, JSONLines
+from llmproxy.core.reading.json_scan import ValueEnd
 
 N = frozenset({("n",)})
 
@@ -90,3 +91,28 @@ class ArrayTests(SynchronousTestCase):
         array = JSONArray(lambda: N)
         read(array, b'[{"n":1},{"a" "%b"},{"n":2}]' % (b"x" * EVENT_BYTES_MAX), 1000)
         self.assertEqual((array.done, array.trouble), (False, NOT_JSON))
+
+    def test_thousands_of_small_elements(self) -> None:
+        """An answer of a hostile provider that is nothing but small elements takes time in proportion to its length."""
+        for element in (b"{}", b"[1,2]", b"[0.12345678,0.23456789,0.3456789]"):
+            looked_at = []
+            for number in (500, 2000):
+                array = JSONArray(lambda: N)
+                array._end = end = _Counting()
+                array.feed(b"[" + b",".join([element] * number) + b',{"a":"b"}]')
+                self.assertTrue(array.done)
+                looked_at.append(end.looked_at_bytes)
+            self.assertLess(looked_at[1], 5 * looked_at[0])
+            self.assertGreater(looked_at[0], 500)
+
+
+class _Counting(ValueEnd):
+    """Tells how many bytes were looked at for brackets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_at_bytes = 0
+
+    def _count_brackets(self, text: bytes) -> int | None:
+        self.looked_at_bytes += len(text)
+        return super()._count_brackets(text)

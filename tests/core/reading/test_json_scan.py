@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.core.reading.json_scan import KEY_VALUE_BYTES_MAX, MemberScan
+from llmproxy.core.reading.json_scan import KEY_VALUE_BYTES_MAX, MemberScan, ValueEnd
 from llmproxy.core.reading.shape import MEMBER_BYTES_MAX, Path
 
 _scalars = st.one_of(
@@ -203,3 +203,20 @@ class CostTests(SynchronousTestCase):
         for _ in range(800):
             found.feed(piece)
         self.assertLess(time.process_time() - started, 1.0)  # it is some 10 ms
+
+
+class ValueEndTests(SynchronousTestCase):
+    """Where a value ends."""
+
+    def test_wherever_a_step_ends(self) -> None:
+        """A long list of numbers ends where it ends, however long it is, with brackets and strings behind."""
+        for padding in range(300):
+            for form in (b"[%b[{}]]", b'[%b"]"]', b'{%b"}":[]}', b'[%b"",[],{"a":[]}]', b"[[%b]]"):
+                value = form % (b"1" * padding)
+                for more in (b"", b",", b"]", b',{"a":1}]'):
+                    end = ValueEnd()
+                    end.begin(value[0])
+                    self.assertEqual(end.find(value + more, 1), len(value))
+                end.begin(value[0])
+                self.assertEqual(end.find(value[:-1], 1), -1)
+                self.assertEqual(end.find(value[-1:] + b"]", 0), 1)

@@ -210,6 +210,36 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual((cut.text_characters, cut.text_characters_after, cut.text_events_after), (7, 3, 1))
         self.assertEqual(_read(*events).counters, Counters.FINAL)
 
+    def test_text_after_the_counters(self) -> None:
+        """Counters that came before the text are not the whole of it, if the stream was cut."""
+        usage = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
+        counted = {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [], "usage": usage}
+        text = {"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": "hello"}}]}
+        for texts in ([text], [text] * 50):
+            cut = _read(counted, *texts, whole=False)
+            self.assertEqual((cut.counters, cut.reason), (Counters.RUNNING, "stream_cut"))
+            self.assertEqual((cut.text_characters_after, cut.text_events_after), (5 * len(texts), len(texts)))
+            self.assertEqual(_read(counted, *texts).counters, Counters.FINAL)
+        self.assertEqual(_read(counted, whole=False).counters, Counters.FINAL)
+
+    def test_what_is_told_late_in_any_runs(self) -> None:
+        """The tier that decides the price is the same however the network cuts the stream."""
+        first, late, end = (
+            {"model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
+            {"id": "c", "service_tier": "priority", "choices": [{"index": 0, "delta": {"content": "a"}}]},
+            {"service_tier": "flex", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+        )
+        stop = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        for events, tier in (([first, late, late, stop], None), ([late | first, *[late] * 30, stop, end], "flex")):
+            read = []
+            for size in (1, 3, 40):
+                shape = OpenAIChat()
+                for at in range(0, len(events), size):
+                    shape.take_events([as_json(event) for event in events[at : at + size]])
+                read.append(shape.reading(True))
+            self.assertEqual(read[1:], read[:-1])
+            self.assertEqual(read[0].service_tier, tier)
+
     def test_groqs_stream(self) -> None:
         """Groq tells the usage in x_groq of the last chunk with a choice, unasked."""
         usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25, "queue_time": 0.01}

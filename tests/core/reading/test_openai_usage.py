@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llmproxy.core.reading.openai_usage import breakdown_parts, error_kind, left_over, object_of, usage_of
+from llmproxy.core.reading.openai_chat_plain import PLAIN_ANSWER
+from llmproxy.core.reading.openai_usage import breakdown_parts, count, error_kind, is_counted, left_over, usage_of
 from llmproxy.core.usage import ModelUsage, Usage
 
 _count = st.integers(-5, 1000) | st.sampled_from([None, 2**63, 1.5, "7", True])
@@ -123,7 +125,18 @@ class RestTests(SynchronousTestCase):
         ):
             self.assertEqual(error_kind(error), kind, error)
 
-    def test_members_make_an_object(self) -> None:
-        """Members that were watched stand where they stood; what is no JSON is not there."""
-        members = {("a", "b"): b"1", ("a", "c"): b"[2]", ("d",): b'"x"', ("e",): b"{", ("d", "f"): b"3"}
-        self.assertEqual(object_of(members), {"a": {"b": 1, "c": [2]}, "d": "x"})
+    def test_a_count_that_is_not_exact(self) -> None:
+        """A number that a JSON reader may round is no count, for no shape. RFC 8259, section 6."""
+        for number, counted in ((2**53 - 1, True), (2**53, False)):
+            self.assertEqual(count({"a": number}, "a"), number if counted else 0)
+            self.assertEqual(is_counted({"prompt_tokens": number}), counted)
+            usage = b'{"prompt_tokens":%d,"completion_tokens":0,"total_tokens":0}' % number
+            self.assertEqual(_is_plain(b'{"choices":[],"usage":%b}' % usage), counted)
+
+
+def _is_plain(answer: bytes) -> bool:
+    try:
+        PLAIN_ANSWER.decode(answer)
+    except msgspec.ValidationError:
+        return False
+    return True

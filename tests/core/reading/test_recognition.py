@@ -53,6 +53,17 @@ class KeysTests(SynchronousTestCase):
             value = b'"%b"' % (b"x" * (KEY_VALUE_BYTES_MAX - 2 + more))
             self.assertEqual(keys_of(b'{"a":%b}' % value), {"a": value if is_given else b""})
 
+    def test_half_a_surrogate_pair(self) -> None:
+        """An emoji that was cut in two does not hide what an answer is. RFC 8259, section 8.2."""
+        for half in (b"\\ud83d", b"\\uDE00", b"\\ude00\\ud83d"):
+            text = b'{"type":"message","id":"m","content":[{"text":"a\\\\%b"}],"s":"%b"}' % (half, half)
+            keys = keys_of(text)
+            assert keys is not None
+            self.assertEqual((keys["type"], keys["id"]), (b'"message"', b'"m"'))
+            self.assertEqual(list(keys), ["type", "id", "content", "s"])
+        self.assertIsNone(keys_of(b'{"a":"\\ud83d"'))
+        self.assertEqual(keys_of(b'{"a\xff":1,"b":2}'), {"a\ufffd": b"1", "b": b"2"})
+
     def test_what_is_no_object(self) -> None:
         """What is no whole JSON object has no members, however it is wrong."""
         for text in (b"", b"[]", b"1", b"{", b'{"a":1}x', b'{"a":}', b"\xff", b'{"a":1}{', b'{"a":' * 100_000):

@@ -213,3 +213,16 @@ class StreamTests(SynchronousTestCase):
         reading = reader.finish(whole=True)
         self.assertEqual((reading.text_characters, reading.text_events), (491, 201))
         self.assertEqual(reading.finish_reason, "stop")
+
+    def test_texts_like_the_marks(self) -> None:
+        """A text that looks like the marks by which a form is learned is counted like any other."""
+        for text in (b"~", b"~~", b"~~~~", b"~5~", b"~0~", b"~text~", b"~padding~"):
+            for padding in (b"aB%05d", b"~text~%05d", b"~~%05d"):
+                form = PIECE[:-1] + b',"obfuscation":"%b"}'
+                events = [FIRST, *[form % (text, padding % number) for number in range(400)]]
+                stream = b"".join([b"data: " + event + b"\n\n" for event in events])
+                reader = UsageReader(SHAPES)
+                for at in range(0, len(stream), 700):
+                    reader.feed(stream[at : at + 700])
+                reading = reader.finish(whole=True)
+                self.assertEqual((reading.text_characters, reading.text_events), (400 * len(text), 400))

@@ -32,8 +32,8 @@ class ValuesTests(SynchronousTestCase):
 
     def test_members(self) -> None:
         """Watched members are put back where they were; where one is inside of what is no object, it is left."""
-        members = {("a", "b"): b"1", ("c",): b"2", ("c", "d"): b"3", ("e",): b"{"}
-        self.assertEqual(values.object_of(members), {"a": {"b": 1}, "c": 2})
+        members = {("a", "b"): b"1", ("a", "f"): b"[2]", ("c",): b"2", ("c", "d"): b"3", ("e",): b"{"}
+        self.assertEqual(values.object_of(members), {"a": {"b": 1, "f": [2]}, "c": 2})
 
     def test_sums(self) -> None:
         """Usages are added class by class, tools by name; parts stay apart. No class falls below 0."""
@@ -45,6 +45,13 @@ class ValuesTests(SynchronousTestCase):
             values.add(one, two), Usage(input_tokens=3, output_tokens=3, audio_ms=5, server_tools=tools, parts=(part,))
         )
         self.assertEqual(values.subtract(two, (one, one, one)), Usage(output_tokens=3, server_tools=two.server_tools))
+
+    def test_what_is_left_in_its_classes(self) -> None:
+        """What does not fit in its class is taken off the others, so that the sum of both is what it was."""
+        whole = Usage(input_tokens=10, cache_read_tokens=20, output_tokens=9, reasoning_tokens=9, input_audio_tokens=8)
+        other = Usage(input_tokens=4, cache_write_5m_tokens=3, tool_use_tokens=5, output_tokens=2)
+        left = Usage(cache_read_tokens=18, output_tokens=7, reasoning_tokens=7)
+        self.assertEqual(values.subtract(whole, (other,)), left)
 
     def test_named_counts(self) -> None:
         """Requests of tools are told by their names without the ending; none, and other members, are left."""
