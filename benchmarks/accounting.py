@@ -31,7 +31,7 @@ from twisted.internet.task import Clock
 if __package__ in (None, ""):  # run as a file: make the folder's own modules importable
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.answers import Case, cases, large_json, large_line, large_stream
+from benchmarks.answers import MANY_PIECES, Case, cases, large_json, large_line, large_stream
 from benchmarks.machine import cpu_name
 from benchmarks.run import positive
 from llmproxy.accounting.account import Charge
@@ -180,12 +180,16 @@ class Proxy:
 
 @dataclass
 class Times:
-    """Of one case: microseconds of processor time for each event, or for each answer, repetition by repetition."""
+    """Of one case: microseconds of processor time for each event, or for each answer, repetition by repetition.
+
+    longer: the times of the same stream with more events.
+    """
 
     case: Case
     off_us: list[float]
     on_us: list[float]
     alone_us: list[float] = field(default_factory=list)
+    longer: Times | None = None
 
     @property
     def best_us(self) -> float:
@@ -196,6 +200,20 @@ class Times:
     def reading_us(self) -> float:
         """The same of reading and pricing alone."""
         return min(self.alone_us) - min(self.off_us) if self.alone_us else self.best_us
+
+    @property
+    def further_us(self) -> float:
+        """What reading one more event costs, without what a stream costs once; of a JSON answer all of it."""
+        longer = self.longer
+        if longer is None:
+            return self.reading_us
+        few, many = self.case.events, longer.case.events
+        return (longer.reading_us * many - self.reading_us * few) / (many - few)
+
+    @property
+    def once_us(self) -> float:
+        """What reading a stream costs besides: the request, the account, the price; and learning the form of it."""
+        return (self.reading_us - self.further_us) * self.case.events
 
     @property
     def median_us(self) -> float:
@@ -269,7 +287,9 @@ def cpu_us(proxy: Proxy, case: Case, reads: tuple[bytes, ...], answers: int) -> 
     return took * 1e6 / (answers * (case.events or 1))
 
 
-def measured(case: Case, off: Proxy, on: Proxy, reps: int, events: int, alone: Proxy | None = None) -> Times:
+def measured(
+    case: Case, off: Proxy, on: Proxy, reps: int, events: int, alone: Proxy | None = None, longer: Case | None = None
+) -> Times:
     """On and off in turn, every second time in the other order; with one that only reads, that one too."""
     check(case, off, on)
     answers = max(1, int(events / case.events if case.events else events * JSON_ANSWERS_PER_EVENT))
@@ -283,6 +303,8 @@ def measured(case: Case, off: Proxy, on: Proxy, reps: int, events: int, alone: P
         for proxy, reads, found in ways:
             found.append(cpu_us(proxy, case, reads, answers))
         ways.reverse()
+    if longer is not None:
+        times.longer = measured(longer, off, on, reps, events, alone)
     return times
 
 
@@ -326,17 +348,18 @@ def table(times: Iterable[Times], memory: Iterable[Memory]) -> str:
     """All of it in markdown."""
     lines = [
         "| CPU us, best of the repetitions | off | on | more | median of more (lowest - highest) "
-        "| reading alone | limit | |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| reading alone | once a stream | each further event | limit | |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for each in times:
         more = [on - off for on, off in zip(each.on_us, each.off_us, strict=True)]
         limit = EVENT_LIMIT_US if each.case.events else ANSWER_LIMIT_US
-        best, reading = each.best_us, each.reading_us
+        further = each.further_us
+        once = f"{each.once_us:.0f} | {further:.2f}" if each.longer is not None else " | "
         lines.append(
-            f"| {each.case.name} | {min(each.off_us):.2f} | {min(each.on_us):.2f} | {best:.2f} "
-            f"| {each.median_us:.2f} ({min(more):.2f} - {max(more):.2f}) | {reading:.2f} | {limit:.1f} "
-            f"| {verdict(reading, limit)} |"
+            f"| {each.case.name} | {min(each.off_us):.2f} | {min(each.on_us):.2f} | {each.best_us:.2f} "
+            f"| {each.median_us:.2f} ({min(more):.2f} - {max(more):.2f}) | {each.reading_us:.2f} | {once} "
+            f"| {limit:.1f} | {verdict(further, limit)} |"
         )
     rows = [
         f"| {each.name} | {kib(each.off_bytes[0])} | {kib(each.on_bytes[0])} "
@@ -375,7 +398,8 @@ def main(argv: list[str] | None = None) -> int:
     off, on, alone = Proxy(False), Proxy(True), Proxy(True, alone=True)
     wanted = [case for case in cases() if options.only in case.name]
     try:
-        times = [measured(case, off, on, options.reps, options.events, alone) for case in wanted]
+        longer = {case.name: case for case in cases(MANY_PIECES) if case.events}
+        times = [measured(case, off, on, options.reps, options.events, alone, longer.get(case.name)) for case in wanted]
         memory = [] if options.no_memory else memories(off, on, options.stream_mb, options.value_mb)
     except Unsound as problem:
         print(f"benchmark: {problem}", file=sys.stderr)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 #: A stream has so many pieces of text, as an answer of a paragraph or two has.
 PIECES = 200
+#: And as many has a long one, from which it is seen what each further event costs.
+MANY_PIECES = 2000
 #: One read of the provider's connection, where many events have come together.
 TOGETHER = 20
 READ_BYTES = 32 * 1024
@@ -37,19 +39,19 @@ class Case(NamedTuple):
     tokens: tuple[int, int] = (IN, OUT)
 
 
-def cases() -> Iterator[Case]:
-    """All that is timed."""
+def cases(pieces: int = PIECES) -> Iterator[Case]:
+    """All that is timed; with so many pieces of text in a stream."""
     openai, anthropic, gemini = "/openai/v1/chat/completions", "/anthropic/v1/messages", "/gemini/v1beta/models/"
     stream: tuple[tuple[str, bytes, list[bytes], list[bytes]], ...] = (
-        ("chat, the caller asks for usage", _post(openai, CHAT_ASKING), chat(True), chat(True)),
-        ("chat, the proxy asks for usage", _post(openai, CHAT), chat(False), chat(True)),
-        ("responses", _post("/openai/v1/responses", RESPONSES), responses(), responses()),
-        ("messages", _post(anthropic, MESSAGES), messages(), messages()),
+        ("chat, the caller asks for usage", _post(openai, CHAT_ASKING), chat(True, pieces), chat(True, pieces)),
+        ("chat, the proxy asks for usage", _post(openai, CHAT), chat(False, pieces), chat(True, pieces)),
+        ("responses", _post("/openai/v1/responses", RESPONSES), responses(pieces), responses(pieces)),
+        ("messages", _post(anthropic, MESSAGES), messages(pieces), messages(pieces)),
         (
             "gemini",
             _post(gemini + "gemini-2.5-flash:streamGenerateContent?alt=sse", GEMINI),
-            generate_content(),
-            generate_content(),
+            generate_content(pieces),
+            generate_content(pieces),
         ),
     )
     for name, request, off, on in stream:
@@ -146,8 +148,8 @@ def _reads(events: Sequence[bytes], together: int) -> tuple[bytes, ...]:
     return _SSE_HEAD, *(b"".join(chunks[at : at + together]) for at in range(0, len(chunks), together))
 
 
-def _words() -> Iterable[str]:
-    return islice(cycle(_WORDS), PIECES)
+def _words(pieces: int) -> Iterable[str]:
+    return islice(cycle(_WORDS), pieces)
 
 
 def _data(value: object) -> bytes:
@@ -158,7 +160,7 @@ def _named(kind: str, **members: object) -> bytes:
     return b"event: %b\n%b" % (kind.encode(), _data({"type": kind, **members}))
 
 
-def chat(usage: bool) -> list[bytes]:
+def chat(usage: bool, pieces: int = PIECES) -> list[bytes]:
     """A stream of chat completions; `usage`: as it is if the usage is asked for."""
 
     def event(choices: list[object], counted: object = None) -> bytes:
@@ -177,7 +179,7 @@ def chat(usage: bool) -> list[bytes]:
         return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
 
     events = [event(choice({"role": "assistant", "content": "", "refusal": None}))]
-    events += [event(choice({"content": word})) for word in _words()]
+    events += [event(choice({"content": word})) for word in _words(pieces)]
     events.append(event(choice({}, "stop")))
     if usage:
         events.append(event([], _CHAT_USAGE))
@@ -220,7 +222,7 @@ def completion(text: bytes) -> bytes:
     return json.dumps(said, indent=2).encode() + b"\n"
 
 
-def responses() -> list[bytes]:
+def responses(pieces: int = PIECES) -> list[bytes]:
     """A stream of Responses, its longest parts left out."""
     response = {
         "id": "resp_67c9fdcecf488190bdd9a0409de3a1ec07b8b0ad4e5eb654",
@@ -250,18 +252,18 @@ def responses() -> list[bytes]:
         _named("response.in_progress", sequence_number=1, response=response),
         *(
             _named(kind, **place, delta=word, logprobs=[], sequence_number=number, obfuscation="lpyhmhGFFqyh")
-            for number, word in enumerate(_words(), 2)
+            for number, word in enumerate(_words(pieces), 2)
         ),
-        _named("response.output_text.done", **place, text="".join(_words()), sequence_number=PIECES + 2),
+        _named("response.output_text.done", **place, text="".join(_words(pieces)), sequence_number=pieces + 2),
         _named(
             "response.completed",
-            sequence_number=PIECES + 3,
+            sequence_number=pieces + 3,
             response=response | {"status": "completed", "usage": usage},
         ),
     ]
 
 
-def messages() -> list[bytes]:
+def messages(pieces: int = PIECES) -> list[bytes]:
     """A stream of Anthropic's messages."""
     message: dict[str, object] = {
         "id": "msg_01XFDUDYJgAACzvnptvVoYEL",
@@ -277,24 +279,27 @@ def messages() -> list[bytes]:
         _named("message_start", message=message),
         _named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
         _named("ping"),
-        *(_named("content_block_delta", index=0, delta={"type": "text_delta", "text": word}) for word in _words()),
+        *(
+            _named("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+            for word in _words(pieces)
+        ),
         _named("content_block_stop", index=0),
         _named("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": OUT}),
         _named("message_stop"),
     ]
 
 
-def generate_content() -> list[bytes]:
+def generate_content(pieces: int = PIECES) -> list[bytes]:
     """A stream of Gemini's; its lines end in CRLF, and each event has the usage so far."""
     events = []
-    for number, word in enumerate(_words(), 1):
+    for number, word in enumerate(_words(pieces), 1):
         candidate: dict[str, object] = {"content": {"parts": [{"text": word * 4}], "role": "model"}, "index": 0}
-        if number == PIECES:
+        if number == pieces:
             candidate["finishReason"] = "STOP"
         usage = {
             "promptTokenCount": IN,
-            "candidatesTokenCount": number * OUT // PIECES,
-            "totalTokenCount": IN + number * OUT // PIECES,
+            "candidatesTokenCount": number * OUT // pieces,
+            "totalTokenCount": IN + number * OUT // pieces,
             "promptTokensDetails": [{"modality": "TEXT", "tokenCount": IN}],
         }
         said = {

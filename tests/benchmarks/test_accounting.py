@@ -85,6 +85,13 @@ class Answers(SynchronousTestCase):
         self.assertTrue(270 <= len(answers.chat(False)[5]) <= 310)
         self.assertTrue(700 <= len(answers.completion(b"The answer is forty-two.")) <= 900)
 
+    def test_longer_ones(self) -> None:
+        """The long streams are the short ones with more pieces, and as sound."""
+        for short, long in zip(cases(), cases(1000), strict=True):
+            self.assertEqual((long.name, long.request), (short.name, short.request))
+            self.assertEqual(long.events, short.events and short.events - answers.PIECES + 1000)
+        check(next(each for each in cases(1000) if "gemini" in each.name), Proxy(False), Proxy(True))
+
     def test_reads(self) -> None:
         """Split into many reads or few, it is the same stream, and each event is in a chunk of its own."""
         one, many = case("responses, one event"), case("responses, 20 events")
@@ -111,11 +118,20 @@ class Tables(SynchronousTestCase):
     def test_times(self) -> None:
         """The first difference is that of the two best, the second the median of the pairs; the limit is said."""
         times = Times(case("SSE chat"), [1.0, 2.0, 3.0], [1.9, 3.5, 5.0])
-        self.assertIn("| 1.00 | 1.90 | 0.90 | 1.50 (0.90 - 2.00) | 0.90 | 1.0 | within |", table([times], []))
+        self.assertIn("| 1.00 | 1.90 | 0.90 | 1.50 (0.90 - 2.00) | 0.90 |  |  | 1.0 | within |", table([times], []))
         alone = Times(case("JSON"), [10.0], [35.5], [22.0])
-        self.assertIn("| 12.00 | 15.0 | within |", table([alone], []))
+        self.assertIn("| 12.00 |  |  | 15.0 | within |", table([alone], []))
         slow = Times(case("JSON"), [10.0], [25.5])
-        self.assertIn("| 10.00 | 25.50 | 15.50 | 15.50 (15.50 - 15.50) | 15.50 | 15.0 | **above** |", table([slow], []))
+        self.assertIn(
+            "| 10.00 | 25.50 | 15.50 | 15.50 (15.50 - 15.50) | 15.50 |  |  | 15.0 | **above** |", table([slow], [])
+        )
+
+    def test_each_further_event(self) -> None:
+        """From a short stream and a long one it is told what one event costs, and what a stream costs besides."""
+        short = Case("SSE", "openai", b"", (), (), 100)
+        # 50 us a stream and half a microsecond an event: 100 us for 100 events, and 550 us for a thousand.
+        times = Times(short, [1.0], [9.0], [2.0], Times(short._replace(events=1000), [1.0], [9.0], [1.55]))
+        self.assertIn("| 1.00 | 50 | 0.50 | 1.0 | within |", table([times], []))
 
     def test_memory(self) -> None:
         """Memory is told in KiB: at most, and kept."""
