@@ -214,7 +214,8 @@ def test_upstream_ends_within_the_body(either_stage: Stage, how: str, body: tupl
     LEAVE[how](upstream)
     got += _read_what_is_left(caller)
     if length:
-        assert got == part
+        # The proxy asked for the usage, and may have to take it out: so it cannot say how long the stream will be.
+        assert got == chunk(part)
     else:
         assert got.startswith((chunk(b"data: 1\n\n"), b"40\r\ndata: 1\n\n"))
         assert b"\r\n0\r\n" not in got

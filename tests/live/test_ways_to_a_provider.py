@@ -216,12 +216,12 @@ def test_no_handshake(world: World, name: str) -> None:
         connected, hello = handshake_of(world.bad[name])
         if name == "no-tls":
             connected.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-        connected.shutdown(socket.SHUT_WR)
         rest = b""
         try:
+            connected.shutdown(socket.SHUT_WR)  # of a connection that the proxy may have left already
             while data := connected.recv(65_536):
                 rest += data
-        except ConnectionError:
+        except OSError:
             pass
         connected.close()
         assert hello[:1] == b"\x16"

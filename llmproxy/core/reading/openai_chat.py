@@ -59,6 +59,7 @@ class _PlainChunk(msgspec.Struct, gc=False):
 
     choices: tuple[_PlainChoice]
     usage: None = None
+    usage_breakdown: None = None
     x_groq: None = None
     error: None = None
 
@@ -309,7 +310,7 @@ class OpenAIChat:
                 self._characters += characters
                 self._events += 1
             # A plain chunk is not asked for these, so none of its like is: what is read is the same for every split.
-            if self._model is None or chunk.usage is not None:
+            if self._model is None or chunk.usage is not None or chunk.x_groq is not None:
                 if self._response_id is None:
                     self._response_id = word(chunk.id)
                 if chunk.service_tier is not None:

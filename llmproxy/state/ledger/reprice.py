@@ -132,7 +132,7 @@ def _reprice_sqlite(
         total, last = connection.execute(
             "SELECT count(*), max(id) FROM requests WHERE time_ns >= ? AND time_ns < ?", (since_ns, until_ns)
         ).fetchone()
-        done, after = 0, (since_ns - 1, 0)
+        done, after = 0, (since_ns, 0)
         while done < total:
             rows = list(map(_row, connection.execute(_SELECT, (*after, until_ns, last))))
             if not rows:
