@@ -19,6 +19,7 @@ from llmproxy.core.estimation import RequestText, body_estimate, estimated_input
 from llmproxy.core.fields import Index
 from llmproxy.core.reading.catalog import PLAIN_SHAPES, SHAPES
 from llmproxy.core.reading.reader import UsageReader, read_whole
+from llmproxy.core.reading.values import subtract
 from llmproxy.core.usage import NO_USAGE, Counters, Reading, Source, Usage
 
 if TYPE_CHECKING:
@@ -293,10 +294,8 @@ class Account(msgspec.Struct):
             charge = self._partial(reading)
         else:
             charge = self._estimated(reading, self.reason or reading.reason)
-        if once is not None:
-            # Where it is fetched later, it is the same once more.
-            self.books.count(once)
-            charge = msgspec.structs.replace(charge, once=once)
+        if once is not None:  # it may go on without its caller, and be fetched when it has ended
+            self.books.charge_for_now(once, charge.usage)
         return charge
 
     def _is_call(self, reading: Reading) -> bool:
@@ -318,10 +317,13 @@ class Account(msgspec.Struct):
             return Charge(NO_USAGE, Source.NONE, "retrieved", reading)
         if self.books.is_to_learn():
             self._learn(reading)
-        charge = self._priced(reading.usage, Source.EXACT, None, reading, once)
-        if once is not None:
-            self.books.count(once)
-        return charge
+        if once is None:
+            return self._priced(reading.usage, Source.EXACT, None, reading)
+        charged = self.books.charged_for_now(once)
+        self.books.count(once)
+        if charged is None:
+            return self._priced(reading.usage, Source.EXACT, None, reading, once)
+        return self._priced(subtract(reading.usage, [charged]), Source.EXACT, "rest", reading, once)
 
     def _once_name(self, once: str) -> str:
         """The name under which an answer is counted once: the provider, and its id or else where it is found."""

@@ -46,6 +46,7 @@ class Books:
         self.storable = storable
         self._warned: set[tuple[str, str]] = set()
         self._counted: OrderedDict[str, None] = OrderedDict()
+        self._charged_for_now: OrderedDict[str, Usage] = OrderedDict()
         self._exact = 0
         self.replace(prices, estimation)
 
@@ -81,6 +82,17 @@ class Books:
         counted[once] = None
         if len(counted) > COUNTED_MAX:
             counted.popitem(last=False)
+
+    def charge_for_now(self, once: str, usage: Usage) -> None:
+        """So much has been charged of what may be told in whole later, and has not been counted."""
+        charged = self._charged_for_now
+        charged[once] = usage
+        if len(charged) > COUNTED_MAX:
+            charged.popitem(last=False)
+
+    def charged_for_now(self, once: str) -> Usage | None:
+        """What has been charged so; None if nothing has. It is told once, to whoever counts it."""
+        return self._charged_for_now.pop(once, None)
 
     def counted_before(self, once: Iterable[str]) -> None:
         """What had been counted before this process began, the oldest first."""

@@ -170,6 +170,7 @@ class UsageRemoval:
             begin = ends.pop(0)
             given.append(self._end_of_large(whole[:begin]) if self._large else whole[:begin])
             self._other = False
+            self._begun = True
         quick = b"" if not ends else None if was_tried else _quickly(whole[begin:])
         if quick is not None:
             given.append(quick)
@@ -177,6 +178,7 @@ class UsageRemoval:
             for end in ends:
                 given.append(self._event(whole[begin:end]))
                 begin = end
+                self._begun = True  # so that a byte order mark before the next one is none, as if it came by itself
         return given
 
     # -- one event

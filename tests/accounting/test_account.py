@@ -241,8 +241,8 @@ class Once(_Case):
         self.assertEqual(self.results("b3").source, Source.EXACT)
 
     def test_an_interaction_that_is_fetched_later(self) -> None:
-        """One whose stream was cut was charged then: whoever fetches it afterwards does not pay it a second time."""
-        counted = {"total_input_tokens": 50, "total_output_tokens": 8}
+        """One whose stream was cut was charged for what was seen; whoever fetches its end pays the rest, and once."""
+        counted = {"total_input_tokens": 50_000, "total_output_tokens": 8_000}
         begun = {"id": "i-1", "object": "interaction", "model": "gemini-2.5-flash", "status": "in_progress"}
         piece = {"event_type": "step.delta", "index": 0, "delta": {"type": "text", "text": "x" * 300}}
 
@@ -255,11 +255,32 @@ class Once(_Case):
         cut = self.streamed(
             event(type="-", event_type="interaction.created", interaction=begun), event(type="-", **piece), whole=False
         )
-        self.assertEqual(cut.source, Source.ESTIMATED)
+        self.assertEqual((cut.source, cut.once), (Source.ESTIMATED, None))
         self.assertGreater(cut.usage.total_output, 50)
+        rest, whole = fetched("i-1"), fetched("i-2")
+        self.assertEqual((rest.source, rest.reason, whole.reason), (Source.EXACT, "rest", None))
+        for charge in (rest, whole):
+            self.assertEqual(charge.source, Source.EXACT)
+        self.assertEqual(rest.usage.total_input + cut.usage.total_input, 50_000)
+        self.assertEqual(rest.usage.total_output + cut.usage.total_output, 8_000)
+        self.assertEqual((whole.usage.total_input, whole.usage.total_output), (50_000, 8_000))
         again = fetched("i-1")
         self.assertEqual((again.source, again.reason), (Source.NONE, "already_counted"))
-        self.assertEqual(fetched("i-2").source, Source.EXACT)
+
+    def test_a_cut_interaction_was_charged_more(self) -> None:
+        """Where the estimate was more than it comes to, nothing is given back, and nothing is charged."""
+        begun = {"id": "i-3", "object": "interaction", "model": "gemini-2.5-flash", "status": "in_progress"}
+        piece = {"event_type": "step.delta", "index": 0, "delta": {"type": "text", "text": "x" * 900}}
+        self.streamed(
+            event(type="-", event_type="interaction.created", interaction=begun), event(type="-", **piece), whole=False
+        )
+        account = self.account(None, post=False, target=b"/v1beta/interactions/i-3")
+        account.answered(200, JSON)
+        usage = {"total_input_tokens": 2, "total_output_tokens": 3}
+        account.read_whole(json.dumps(begun | {"status": "completed", "usage": usage}).encode())
+        charge = account.charge(EndReason.OK, True, 0)
+        self.assertEqual((charge.source, charge.usage.total_input, charge.usage.total_output), (Source.EXACT, 0, 0))
+        self.assertEqual(charge.cost_nano_usd, 0)
 
     def test_after_a_restart(self) -> None:
         """What the ledger knows to have been counted is not counted again."""

@@ -194,6 +194,9 @@ class UsageRemovalTests(SynchronousTestCase):
     def test_a_byte_order_mark(self) -> None:
         """A mark before the stream reaches me, and hides nothing."""
         self._becomes(b'\xef\xbb\xbfdata: {"a":1,"usage":null}\n\n', b'\xef\xbb\xbfdata: {"a":1}\n\n')
+        # One before a later event is none, and makes that event's first line one of no known field.
+        later = b'\xef\xbb\xbfdata: {"a":1,"usage":null}\n\n'
+        self._becomes(b'data: {"a":1,"usage":null}\n\n' + later, b'data: {"a":1}\n\n' + later)
 
     def test_a_stream_that_is_cut(self) -> None:
         """Of a stream that breaks off I get all that came; what is whole is still cleaned."""

@@ -154,6 +154,13 @@ class RepriceTests(SynchronousTestCase):
         self.assertEqual(ask("sqlite", path, Question(by="hour")).total.cost_nano_usd, 30_000)
         self.assertEqual(reprice("sqlite", path, row(1).time_ns + 1, 2**63 - 1, two_a_token), {})
 
+    def test_the_edge_of_the_range(self) -> None:
+        """A row of the moment before the range is none of it, and does not take the place of one that is."""
+        before, since_ns = row(0), row(1).time_ns
+        before.time_ns = since_ns - 1
+        path = written("sqlite", self.mktemp(), [before, *(row(n) for n in range(1, 201))])
+        self.assertEqual(reprice("sqlite", path, since_ns, 2**63 - 1, two_a_token)["gpt-5.5"].changed, 200)
+
     def test_a_price_that_somebody_else_has_put_on_a_row_stays(self) -> None:
         """Two of these at the same time leave each row with the price of one of them, and right sums."""
         path = written("sqlite", self.mktemp(), [row(1), row(2)])

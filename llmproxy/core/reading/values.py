@@ -159,6 +159,12 @@ def object_of(members: Members) -> dict[str, Any]:
 
 def _value(text: bytes) -> Any:
     try:
-        return json.loads(text.decode("utf-8", "replace"))
+        return json.loads(text.decode("utf-8", "replace"), object_pairs_hook=_members)
     except (ValueError, RecursionError):
         return None
+
+
+def _members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without the members whose name has half a surrogate pair: nobody asks for them, and msgspec raises
+    UnicodeEncodeError for them."""
+    return {name: value for name, value in pairs if name.isascii() or _HALF_PAIR.search(name) is None}

@@ -32,6 +32,7 @@ ACCOUNTING_FAILED: Final = "accounting_failed"
 """The `reason` of a row whose usage could not be worked out: it has no counts, and is not free."""
 
 _ONCE_DIGEST_BYTES: Final = 16
+_ONCE_PROVIDER_CHARACTERS_MAX: Final = 64
 
 _OUTSIDERS_TEXTS: Final = (
     "upstream_request_id",
@@ -220,8 +221,9 @@ def _sum(one: Usage, other: Usage) -> Usage:
 def storable_once(name: str) -> str:
     """A name as `Row.once` keeps it; whoever compares it with one that was kept brings it into this form first.
 
-    At most TEXT_CHARACTERS_MAX characters: a longer one ends with a digest of the whole, so that two long names are
-    still two. Keys in it are masked, and halves of surrogate pairs are "?". Changes nothing the second time.
+    At most TEXT_CHARACTERS_MAX characters: of a longer one its first word and a digest of the whole are kept, so that
+    two long names are still two. (Had it been cut, half of a key could be left, and be masked the second time.) Keys in
+    it are masked, and halves of surrogate pairs are "?". Changes nothing the second time.
     """
     if len(name) <= TEXT_CHARACTERS_MAX and name.isascii() and not may_hold_key(name):
         return name
@@ -230,7 +232,9 @@ def storable_once(name: str) -> str:
     if len(text) <= TEXT_CHARACTERS_MAX:
         return text
     digest = blake2b(data, digest_size=_ONCE_DIGEST_BYTES).hexdigest()
-    return f"{text[: TEXT_CHARACTERS_MAX - len(digest) - 1]}#{digest}"
+    provider = text.partition(" ")[0]
+    is_name = len(provider) <= _ONCE_PROVIDER_CHARACTERS_MAX and provider.isascii() and not may_hold_key(provider)
+    return f"{provider if is_name else ''} #{digest}"
 
 
 def make_storable(row: Row) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import MappingProxyType
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,6 +174,28 @@ class HalfSurrogatePairTests(SynchronousTestCase):
             self.assertEqual(reading.counters, Counters.FINAL, answer)
             self.assertEqual((reading.usage.total_input, reading.usage.total_output), (total_input, total_output))
             self.assertEqual(reading.text_characters, 3)
+
+    def test_in_the_name_of_a_member(self) -> None:
+        """A member whose name has half an emoji is one that nobody asks for; it takes nothing else with it."""
+        half = {"\ud83d": 1, "service\ud83dtier": "flex"}
+        usage = {"prompt_tokens": 100, "completion_tokens": 5}
+        said = {"role": "assistant", "content": "hi", **half}
+        counted = {"input_tokens": 100, "output_tokens": 5}
+        answers: tuple[dict[str, Any], ...] = (
+            {
+                "object": "chat.completion",
+                **half,
+                "choices": [{"index": 0, "message": said, **half}],
+                "usage": usage | half,
+            },
+            {"object": "response", **half, "output": [{"type": "message", **half}], "usage": counted | half},
+            {"created": 1, **half, "data": [{"b64_json": "AA", **half}], "usage": counted | {"total_tokens": 105}},
+            {"type": "message", **half, "content": [{"type": "text", "text": "hi", **half}], "usage": counted},
+        )
+        for answer in answers:
+            reading = read_whole(json.dumps(answer).encode(), SHAPES, PLAIN_SHAPES)
+            self.assertEqual(reading.counters, Counters.FINAL, answer)
+            self.assertEqual((reading.usage.total_input, reading.usage.total_output), (100, 5), answer)
 
     def test_the_results_of_a_batch(self) -> None:
         """Half an emoji in one result of a batch loses neither that one nor the others."""

@@ -240,6 +240,27 @@ class StreamTests(SynchronousTestCase):
             self.assertEqual(read[1:], read[:-1])
             self.assertEqual(read[0].service_tier, tier)
 
+    def test_a_breakdown_in_any_runs(self) -> None:
+        """Which models answered is the same however the network cuts the stream."""
+        own = {"prompt_tokens": 100, "completion_tokens": 50}
+        other = {"models": [{"model": "big", "usage": {"prompt_tokens": 60, "completion_tokens": 20}}]}
+        piece = {"model": "m", "choices": [{"index": 0, "delta": {"content": "a"}}]}
+        events = [piece, piece | {"usage": own}, piece | {"usage_breakdown": other}, piece]
+        read = []
+        for size in (1, 2, 4):
+            shape = OpenAIChat()
+            for at in range(0, len(events), size):
+                shape.take_events([as_json(event) for event in events[at : at + size]])
+            read.append(shape.reading(True).usage)
+        self.assertEqual(read[1:], read[:-1])
+        self.assertEqual([part.model for part in read[0].parts], ["big"])
+
+    def test_groqs_tier(self) -> None:
+        """The tier that Groq's last chunk tells is the one of the call."""
+        usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
+        last = chunk({}, "stop", x_groq={"id": "req_1", "usage": usage}, service_tier="flex")
+        self.assertEqual(_read(chunk({"content": "Hello"}), last).service_tier, "flex")
+
     def test_groqs_stream(self) -> None:
         """Groq tells the usage in x_groq of the last chunk with a choice, unasked."""
         usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25, "queue_time": 0.01}
