@@ -34,22 +34,27 @@ if __package__ in (None, ""):  # run as a file: make the folder's own modules im
 from benchmarks.answers import MANY_PIECES, Case, cases, large_json, large_line, large_stream
 from benchmarks.machine import cpu_name
 from benchmarks.run import positive
-from llmproxy.accounting.account import Charge
+from llmproxy.accounting.account import NO_CALL, Charge
 from llmproxy.accounting.books import Books
+from llmproxy.accounting.token_fields import token_fields
 from llmproxy.config.model import Accounting, Config, Upstream
+from llmproxy.core.end import EndReason
 from llmproxy.core.fields import Fields
 from llmproxy.core.identity import CredentialIds
 from llmproxy.core.pricing import PriceBook
 from llmproxy.core.usage import Source
+from llmproxy.observe.access import AccessRecord
 from llmproxy.observe.log import LogObserver
 from llmproxy.pricing import load_shipped
 from llmproxy.providers import CATALOG
 from llmproxy.state.ledger.row import Row, make_storable
 from llmproxy.upstream.client import ExactClient
 from llmproxy.upstream.origin import Origin
-from llmproxy.web import delivery
+from llmproxy.web import delivery, settlement
 from llmproxy.web.context import Context, Route, request_ids
 from llmproxy.web.cors import CorsPolicy
+from llmproxy.web.exchange import Exchange
+from llmproxy.web.settlement import access_record
 from llmproxy.web.site import ProxySite
 from llmproxy.web.tree import Root
 from llmproxy.wire.dial import Dialer
@@ -260,8 +265,13 @@ def check(case: Case, off: Proxy, on: Proxy) -> None:
 
 
 def no_fields(charge: Charge, provider: str) -> Fields:
-    """What a proxy tells whose reading alone is timed."""
+    """What a proxy tells its caller whose reading alone is timed."""
     return []
+
+
+def record_without_usage(exchange: Exchange, end_reason: EndReason, charge: Charge) -> AccessRecord:
+    """And what it tells its operator: as much as a proxy without accounting."""
+    return access_record(exchange, end_reason, NO_CALL)
 
 
 def cpu_us(proxy: Proxy, case: Case, reads: tuple[bytes, ...], answers: int) -> float:
@@ -269,9 +279,8 @@ def cpu_us(proxy: Proxy, case: Case, reads: tuple[bytes, ...], answers: int) -> 
     rows, not_exact = proxy.rows, proxy.not_exact
     exchange = proxy.exchange
     gc.collect()
-    telling = delivery.token_fields
     if proxy.alone:
-        delivery.token_fields = no_fields
+        delivery.token_fields, settlement.access_record = no_fields, record_without_usage
     try:
         began = time.process_time()
         for _ in repeat(None, answers):
@@ -279,7 +288,7 @@ def cpu_us(proxy: Proxy, case: Case, reads: tuple[bytes, ...], answers: int) -> 
         proxy.log.flush()
         took = time.process_time() - began
     finally:
-        delivery.token_fields = telling
+        delivery.token_fields, settlement.access_record = token_fields, access_record
     if proxy.site.in_flight:
         raise Unsound(f"{case.name}: not every answer came to its end")
     if proxy.rows not in (rows, rows + answers) or proxy.not_exact != not_exact:

@@ -8,7 +8,6 @@ have had without the wait: the head, what came, and a cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IProtocol
@@ -140,44 +139,49 @@ def _relay(exchange: Exchange, account: Account | None, removal: UsageRemoval | 
     return Relay(exchange.request, exchange.body_ended) if account is None else ReadRelay(exchange, account)
 
 
-class ReadRelay(Relay):
-    """A relay whose bytes are read, after they were written."""
+class ReadingRelay(Relay):
+    """A relay whose bytes are read, after they were sent. What is read of is a copy, which is looked at when there is
+    enough of it: most pieces cost no more than being copied."""
 
-    __slots__ = ("_account", "_exchange", "_feed", "_write")
+    __slots__ = ("_account", "_copy", "_enough", "_exchange", "_flush")
 
-    # Without the parent's, which would have the pieces go past us.
-    def __init__(self, exchange: Exchange, account: Account | None) -> None:
-        request = exchange.request
-        self._request = request
-        self._write = request.write
-        self.read_done = request.flush
+    # Without the parent's: it sets what is a method here.
+    def _begin(self, exchange: Exchange, account: Account | None) -> None:
+        self._request = request = exchange.request
+        self._flush = request.flush
         self._ended = exchange.body_ended
         self._exchange = exchange
         self._account = account
-        self._feed: Callable[[bytes], None] | None = None
+        self._copy = account.begin_copy() if account is not None else None
+        self._enough = 1
 
-    def dataReceived(self, data: bytes) -> None:
-        """A piece of the body."""
-        write = self._write
-        write(data)
+    def read_done(self) -> None:
+        """One read of the upstream is through."""
+        flush = self._flush
+        flush()
+        copy = self._copy
+        if copy is not None and len(copy) >= self._enough:
+            self._look()
+        if self._exchange.reading_on is not None and self._account is not None:
+            self._exchange.look_at_bounds(self._account)
+
+    def _look(self) -> None:
         account = self._account
         if account is not None:
             try:
-                feed = self._feed
-                if feed is not None:
-                    feed(data)
-                else:
-                    account.take(data)
-                    self._feed = account.feed
+                account.look()
             except Exception:  # noqa: BLE001 - whatever it is, the bytes go on
                 self._account = None
                 _broke(self._exchange, account)
-            if self._exchange.reading_on is not None:
-                self._exchange.look_at_bounds(account)
+            self._copy = account.copy
+            self._enough = account.enough
+            if self._request.copy is not None:
+                self._request.copy = account.copy
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The body has ended, one way or another: what was gathered is read to its end."""
+        """The body has ended, one way or another: what was copied is read to its end."""
         account = self._account
+        self._copy = self._request.copy = None
         if account is not None:
             try:
                 account.ended(reason is ENDED or bool(reason.check(ResponseDone, PotentialDataLoss)))
@@ -186,44 +190,43 @@ class ReadRelay(Relay):
         Relay.connectionLost(self, reason)  # not super(), which is a look-up more for each answer
 
 
-class FilteredRelay(ReadRelay):
+class ReadRelay(ReadingRelay):
+    """One whose caller gets what is read."""
+
+    __slots__ = ()
+
+    def __init__(self, exchange: Exchange, account: Account) -> None:
+        self._begin(exchange, account)
+        self.dataReceived = exchange.request.write
+        exchange.request.copy = self._copy
+
+
+class FilteredRelay(ReadingRelay):
     """One that takes out of the stream what is there because the proxy asked for it."""
 
-    __slots__ = ("_removal",)
+    __slots__ = ("_removal", "_write")
 
     def __init__(self, exchange: Exchange, account: Account | None, removal: UsageRemoval) -> None:
-        super().__init__(exchange, account)
+        self._begin(exchange, account)
+        self._write = exchange.request.write
         self._removal: UsageRemoval | None = removal
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the body."""
+        copy = self._copy
+        if copy is not None:
+            copy += data
         removal = self._removal
         if removal is not None:
             try:
-                data_to_write = removal.feed(data)
+                data = removal.feed(data)
             except Exception:  # noqa: BLE001 - from here on nothing is taken out
                 _log.failure("a stream could not be filtered")
-                data_to_write = removal.give_up() + data
+                data = removal.give_up() + data
                 self._removal = None
-        else:
-            data_to_write = data
-        if data_to_write:
+        if data:
             write = self._write
-            write(data_to_write)
-        account = self._account
-        if account is not None:
-            try:
-                feed = self._feed
-                if feed is not None:
-                    feed(data)
-                else:
-                    account.take(data)
-                    self._feed = account.feed
-            except Exception:  # noqa: BLE001 - whatever it is, the bytes go on
-                self._account = None
-                _broke(self._exchange, account)
-            if self._exchange.reading_on is not None:
-                self._exchange.look_at_bounds(account)
+            write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """What was held for a decision goes on, also of a stream that was cut."""
@@ -237,7 +240,7 @@ class FilteredRelay(ReadRelay):
             if rest:
                 write = self._write
                 write(rest)
-        super().connectionLost(reason)
+        ReadingRelay.connectionLost(self, reason)
 
 
 @implementer(IProtocol)
@@ -277,7 +280,7 @@ class Waiting:
     def _answer(self, reason: Failure) -> None:
         exchange = self._exchange
         exchange.answer_is_here()
-        if reason.check(ResponseDone):
+        if reason is ENDED or reason.check(ResponseDone):
             _at_once(exchange, self._pieces, self._fields, self._account, None)
             return
         exchange.write_head(self._fields)

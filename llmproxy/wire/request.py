@@ -59,6 +59,8 @@ class Request(server.Request):
     :ivar refusal: why it is not processed when its turn comes, but refused.
     :ivar sent_body_bytes: bytes of the answer's body written so far, without framing.
     :ivar sent_pieces: how many pieces they were written in.
+    :ivar copy: where each piece of the body is added as well, also when its caller has left; None is nowhere. Whoever
+        sets it empties it.
     """
 
     # More attributes than CPython shares the keys of: without slots each request would pay for a dictionary of its own.
@@ -83,6 +85,7 @@ class Request(server.Request):
         "clientproto",
         "close_after",
         "code",
+        "copy",
         "fields",
         "finished",
         "head_written",
@@ -139,6 +142,7 @@ class Request(server.Request):
         self._early_error: FramingError | None = None
         self._early_trailers: Fields = _NO_FIELDS
         self._pending: list[bytes] = []
+        self.copy: bytearray | None = None
 
     # The parts that twisted.web's Request builds in its constructor, built when first used. (A ``__getattr__`` would be
     # shorter, and make every attribute of a request several times dearer to read: CPython then looks each one up.)
@@ -410,6 +414,9 @@ class Request(server.Request):
 
     def write(self, data: bytes) -> None:
         """Write a piece of the body; the first write begins the answer with ``responseHeaders`` if nothing has."""
+        copy = self.copy
+        if copy is not None:
+            copy += data
         if self._disconnected or self.finished:
             return
         if not self.head_written:

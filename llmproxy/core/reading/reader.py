@@ -85,27 +85,30 @@ class UsageReader:
     """Reads an answer that comes in pieces, in its identity coding.
 
     :param shapes: the classes of shapes that it may have, in the order in which they are asked.
+
+    gathered: what was fed and not taken apart. Whoever has a piece in hand may add it there instead of calling `feed`,
+        and then calls `take_apart` as soon as `batch_bytes` are there.
     """
 
     __slots__ = (
-        "_batch_bytes",
         "_container",
         "_error",
-        "_gathered",
         "_learned",
         "_looked_at",
         "_over",
         "_reason",
         "_shape",
         "_shapes",
+        "batch_bytes",
+        "gathered",
     )
 
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = shapes
-        self._gathered = bytearray()
+        self.gathered = bytearray()
         self._container: Container | None = None
         self._shape: Shape | None = None
-        self._batch_bytes = FIRST_BYTES
+        self.batch_bytes = FIRST_BYTES
         self._learned = 0  # how often it was tried to learn the form of the events
         self._looked_at = 0  # events that no shape knew
         self._error: str | None = None  # the kind of an error among them
@@ -114,19 +117,19 @@ class UsageReader:
 
     def feed(self, data: bytes) -> None:
         """The next piece of the body."""
-        gathered = self._gathered
+        gathered = self.gathered
         gathered += data
-        if len(gathered) >= self._batch_bytes:
-            self._take_apart(False)
+        if len(gathered) >= self.batch_bytes:
+            self.take_apart()
 
     def snapshot(self) -> Reading:
         """What is known so far. Of a JSON object that is nothing before its end."""
-        self._take_apart(False)
+        self.take_apart()
         return self._reading(False)
 
     def finish(self, whole: bool) -> Reading:
         """The body is over, and nothing more is fed. whole: it came to its proper end."""
-        self._take_apart(True)
+        self.take_apart(True)
         container = self._container
         if container is not None and not self._over:
             for item in container.finish():
@@ -136,11 +139,11 @@ class UsageReader:
 
     # -- from bytes to events
 
-    def _take_apart(self, last: bool) -> None:
+    def take_apart(self, last: bool = False) -> None:
         """Take apart what was gathered. last: nothing will come after it."""
-        gathered = self._gathered
+        gathered = self.gathered
         if len(gathered) >= FIRST_BYTES:
-            self._batch_bytes = BATCH_BYTES
+            self.batch_bytes = BATCH_BYTES
         if self._over:
             gathered.clear()
             return
