@@ -56,6 +56,9 @@ _NOTHING: Final = Reading()
 _GIVEN_UP: Final = frozenset((EndReason.CLIENT_GONE, EndReason.FIRST_BYTE_TIMEOUT, EndReason.DRAIN))
 
 
+_WITHOUT_ANSWER: Final = ("not_answered", "error_status")
+
+
 class Charge(msgspec.Struct, frozen=True, gc=False):
     """What one call comes to.
 
@@ -94,6 +97,7 @@ class Account(msgspec.Struct, gc=False):
     looked: whether the body was looked at to its end, so that a model that was not found is not there.
     target: where the request goes; of the results of a batch it tells which they are.
     form: whether the body is a form with a file in it.
+    waiting: the pieces of an answer that is held until all are here, and is read then; whoever holds it sets this.
     copy: where a relay adds each piece of the answer's body, for ``look``; None where nothing more is read.
     The others are this module's own.
     """
@@ -109,7 +113,7 @@ class Account(msgspec.Struct, gc=False):
     form: bool = False
     delivered_bytes: int = 0
     whole: bool = False
-    bytes_per_token: int = 0
+    content_type: bytes | None = None
     text: RequestText | None = None
     decoder: Decoder | None = None
     reader: UsageReader | None = None
@@ -133,7 +137,7 @@ class Account(msgspec.Struct, gc=False):
             self.reason = "error_status"
             return False
         self.reason = None
-        self.bytes_per_token = self._bytes_per_token(index.get(b"content-type", b"text/plain").lower())
+        self.content_type = index.get(b"content-type")
         coding = index.get(b"content-encoding")
         if coding is not None:
             try:
@@ -143,8 +147,11 @@ class Account(msgspec.Struct, gc=False):
                 return False
         return True
 
-    def _bytes_per_token(self, content_type: bytes) -> int:
-        """For an answer that cannot be read: 0 where it is no text, but sound, an image, a file."""
+    def _bytes_per_token(self) -> int:
+        """For an answer that cannot be read: 0 where it is no text, but sound, an image, a file, or is not there."""
+        if self.reason in _WITHOUT_ANSWER:
+            return 0
+        content_type = (self.content_type or b"text/plain").lower()
         if content_type.startswith(b"text/event-stream"):
             return EVENT_BYTES_PER_TOKEN
         return self.books.bytes_per_token if content_type.startswith((b"text/", b"application/json")) else 0
@@ -156,10 +163,6 @@ class Account(msgspec.Struct, gc=False):
             return
         self.take(body)
         self.ended(True)
-
-    def wait_with(self, pieces: list[bytes]) -> None:
-        """These pieces, and what will be added to them, are read at once when all are there."""
-        self.waiting = pieces
 
     def begin_copy(self) -> bytearray:
         """The answer comes in pieces, and they are added here; see ``copy``."""
@@ -297,8 +300,9 @@ class Account(msgspec.Struct, gc=False):
             if self.reading is None and self.waiting:
                 for data in self.waiting:
                     self.take(data)
-            self._take_copy()
-            self.copy = None
+            if self.copy is not None:
+                self._take_copy()
+                self.copy = None
             if self.reader is not None or self.gathered is not None:
                 self.ended(False)
             self.delivered_bytes, self.whole = delivered_bytes, end_reason is EndReason.OK
@@ -375,9 +379,9 @@ class Account(msgspec.Struct, gc=False):
         output = 0
         if reading.text_characters:
             output = self._output_estimate(reading.text_characters, reading.text_events)
-        elif not reading.shape and self.bytes_per_token and (self.reason is not None or self.whole):
+        elif not reading.shape and (self.reason is not None or self.whole) and (size := self._bytes_per_token()):
             # Nobody knows what it said. (One that was cut before it said what it is has not said much.)
-            output = -(-self.delivered_bytes // self.bytes_per_token)
+            output = -(-self.delivered_bytes // size)
         usage = Usage(input_tokens=self._input_estimate(), output_tokens=output)
         return self._priced(usage, Source.ESTIMATED, reason, reading)
 

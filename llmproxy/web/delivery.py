@@ -139,49 +139,42 @@ def _relay(exchange: Exchange, account: Account | None, removal: UsageRemoval | 
     return Relay(exchange.request, exchange.body_ended) if account is None else ReadRelay(exchange, account)
 
 
-class ReadingRelay(Relay):
-    """A relay whose bytes are read, after they were sent. What is read of is a copy, which is looked at when there is
+class ReadRelay(Relay):
+    """A relay whose bytes are read, after they were sent. What is read is a copy, which is looked at when there is
     enough of it: most pieces cost no more than being copied."""
 
-    __slots__ = ("_account", "_copy", "_enough", "_exchange", "_flush")
+    __slots__ = ("_account", "_exchange")
 
-    # Without the parent's: it sets what is a method here.
-    def _begin(self, exchange: Exchange, account: Account | None) -> None:
-        self._request = request = exchange.request
-        self._flush = request.flush
-        self._ended = exchange.body_ended
+    def __init__(self, exchange: Exchange, account: Account) -> None:
+        Relay.__init__(self, exchange.request, exchange.body_ended)
+        self._read(exchange, account)
+        exchange.request.copies_written = True
+
+    def _read(self, exchange: Exchange, account: Account | None) -> None:
         self._exchange = exchange
         self._account = account
-        self._copy = account.begin_copy() if account is not None else None
-        self._enough = 1
-
-    def read_done(self) -> None:
-        """One read of the upstream is through."""
-        flush = self._flush
-        flush()
-        copy = self._copy
-        if copy is not None and len(copy) >= self._enough:
-            self._look()
-        if self._exchange.reading_on is not None and self._account is not None:
-            self._exchange.look_at_bounds(self._account)
+        if account is not None:
+            request = self._request
+            request.copy, request.copy_enough, request.look_at_copy = account.begin_copy(), 1, self._look
 
     def _look(self) -> None:
-        account = self._account
-        if account is not None:
-            try:
-                account.look()
-            except Exception:  # noqa: BLE001 - whatever it is, the bytes go on
-                self._account = None
-                _broke(self._exchange, account)
-            self._copy = account.copy
-            self._enough = account.enough
-            if self._request.copy is not None:
-                self._request.copy = account.copy
+        account, request = self._account, self._request
+        if account is None:
+            request.copy = None
+            return
+        try:
+            account.look()
+        except Exception:  # noqa: BLE001 - whatever it is, the bytes go on
+            self._account = None
+            _broke(self._exchange, account)
+        request.copy, request.copy_enough = account.copy, account.enough
+        if self._exchange.reading_on is not None:
+            self._exchange.look_at_bounds(account)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The body has ended, one way or another: what was copied is read to its end."""
-        account = self._account
-        self._copy = self._request.copy = None
+        account, request = self._account, self._request
+        request.copy = request.look_at_copy = None  # the circle is opened here
         if account is not None:
             try:
                 account.ended(reason is ENDED or bool(reason.check(ResponseDone, PotentialDataLoss)))
@@ -190,30 +183,23 @@ class ReadingRelay(Relay):
         Relay.connectionLost(self, reason)  # not super(), which is a look-up more for each answer
 
 
-class ReadRelay(ReadingRelay):
-    """One whose caller gets what is read."""
-
-    __slots__ = ()
-
-    def __init__(self, exchange: Exchange, account: Account) -> None:
-        self._begin(exchange, account)
-        self.dataReceived = exchange.request.write
-        exchange.request.copy = self._copy
-
-
-class FilteredRelay(ReadingRelay):
+class FilteredRelay(ReadRelay):
     """One that takes out of the stream what is there because the proxy asked for it."""
 
     __slots__ = ("_removal", "_write")
 
+    # Without the parent's: the caller gets something else than what is read.
     def __init__(self, exchange: Exchange, account: Account | None, removal: UsageRemoval) -> None:
-        self._begin(exchange, account)
-        self._write = exchange.request.write
+        self._request = request = exchange.request
+        self._write = request.write
+        self.read_done = request.flush
+        self._ended = exchange.body_ended
+        self._read(exchange, account)
         self._removal: UsageRemoval | None = removal
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the body."""
-        copy = self._copy
+        copy = self._request.copy
         if copy is not None:
             copy += data
         removal = self._removal
@@ -240,21 +226,21 @@ class FilteredRelay(ReadingRelay):
             if rest:
                 write = self._write
                 write(rest)
-        ReadingRelay.connectionLost(self, reason)
+        ReadRelay.connectionLost(self, reason)
 
 
 @implementer(IProtocol)
 class Waiting:
     """Takes a JSON answer to its end, then writes it, with what it used in its head."""
 
-    __slots__ = ("_account", "_exchange", "_fields", "_pieces", "transport")
+    __slots__ = ("_account", "_exchange", "_fields", "_pieces", "dataReceived", "transport")
 
     def __init__(self, exchange: Exchange, account: Account, fields: Fields) -> None:
         self._exchange = exchange
         self._account = account
         self._fields = fields
-        self._pieces: list[bytes] = []
-        account.wait_with(self._pieces)
+        self._pieces = pieces = account.waiting = []
+        self.dataReceived = pieces.append
 
     def makeConnection(self, transport: Any) -> None:
         """The answer is bounded, so its upstream is never held back."""
@@ -263,10 +249,6 @@ class Waiting:
 
     def connectionMade(self) -> None:
         """There is nothing to do besides :meth:`makeConnection`."""
-
-    def dataReceived(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._pieces.append(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is all here, or will never be."""

@@ -506,7 +506,8 @@ class Exchange:
             self.request.site.in_flight -= 1
         if self.reading_on is not None:
             self.request.site.reads_no_more(self, self.reading_on)
-        charge = self.charge_for(end_reason)
+        account = self.account
+        charge = (account.made if account is not None else NO_CALL) or self.charge_for(end_reason)
         write_down(self, end_reason, charge)
         # The circle is opened here, so that all of it is freed at once and the collector has nothing to look for.
         self.upload = self.peek = self.plan = self.account = None

@@ -13,6 +13,7 @@ The rule: an answer is either complete, as its framing says, or visibly cut. Not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -59,8 +60,9 @@ class Request(server.Request):
     :ivar refusal: why it is not processed when its turn comes, but refused.
     :ivar sent_body_bytes: bytes of the answer's body written so far, without framing.
     :ivar sent_pieces: how many pieces they were written in.
-    :ivar copy: where each piece of the body is added as well, also when its caller has left; None is nowhere. Whoever
-        sets it empties it.
+    :ivar copy: what somebody gathers of the answer; None: nobody does. When a flush finds ``copy_enough`` bytes in it,
+        or any after the caller has left, ``look_at_copy`` is called, which takes them out. To be set together.
+    :ivar copies_written: whether each piece of the body that is written is added to it, also after the caller has left.
     """
 
     # More attributes than CPython shares the keys of: without slots each request would pay for a dictionary of its own.
@@ -85,11 +87,14 @@ class Request(server.Request):
         "clientproto",
         "close_after",
         "code",
+        "copies_written",
         "copy",
+        "copy_enough",
         "fields",
         "finished",
         "head_written",
         "index",
+        "look_at_copy",
         "method",
         "path",
         "producer",
@@ -105,6 +110,8 @@ class Request(server.Request):
     )
 
     defaultContentType = None
+    copy_enough: int
+    look_at_copy: Callable[[], None] | None
 
     # super().__init__ is not called: it builds two Headers, and much else, that a relayed request never uses.
     def __init__(
@@ -143,6 +150,7 @@ class Request(server.Request):
         self._early_trailers: Fields = _NO_FIELDS
         self._pending: list[bytes] = []
         self.copy: bytearray | None = None
+        self.copies_written = False
 
     # The parts that twisted.web's Request builds in its constructor, built when first used. (A ``__getattr__`` would be
     # shorter, and make every attribute of a request several times dearer to read: CPython then looks each one up.)
@@ -411,12 +419,18 @@ class Request(server.Request):
             channel = self.channel
             if channel is not None:
                 channel.write(data)
+        copy = self.copy
+        if copy is not None and (len(copy) >= self.copy_enough or self._disconnected):
+            look_at_copy = self.look_at_copy
+            if look_at_copy is not None:
+                look_at_copy()
 
     def write(self, data: bytes) -> None:
         """Write a piece of the body; the first write begins the answer with ``responseHeaders`` if nothing has."""
-        copy = self.copy
-        if copy is not None:
-            copy += data
+        if self.copies_written:
+            copy = self.copy
+            if copy is not None:
+                copy += data
         if self._disconnected or self.finished:
             return
         if not self.head_written:

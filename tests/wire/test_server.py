@@ -386,6 +386,37 @@ class Answering(_Case):
         self.assertEqual(len(caller.writes), 1)
         self.assertTrue(caller.heard().endswith(b"1\r\na\r\n1\r\nb\r\n"))
 
+    def test_copied(self) -> None:
+        """What is written is looked at after it was sent: when there is enough of it, or when nobody takes it."""
+        seen: list[tuple[bytes, int]] = []
+        requests: list[Request] = []
+
+        def look() -> None:
+            copy = requests[0].copy
+            assert copy is not None
+            seen.append((bytes(copy), len(caller.writes)))
+            copy.clear()
+
+        def render(request: Request) -> int:
+            requests.append(request)
+            request.cork()
+            request.write_head(200, b"OK", [])
+            request.copy, request.copy_enough, request.look_at_copy = bytearray(), 3, look
+            request.write(b"not copied")
+            request.copies_written = True
+            for piece in (b"a", b"b", b"c"):
+                request.write(piece)
+                request.flush()
+            return NOT_DONE_YET
+
+        caller = self.serve(render)
+        caller.says(_get())
+        self.assertEqual(seen, [(b"abc", 3)])
+        caller.resets()
+        requests[0].write(b"d")
+        requests[0].flush()
+        self.assertEqual(seen[1:], [(b"d", 3)])
+
     def test_aborted(self) -> None:
         """An answer that is given up is visibly cut: no last chunk; where only the end would end it, a reset."""
 

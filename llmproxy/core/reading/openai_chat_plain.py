@@ -158,7 +158,8 @@ class PlainChat:
                 for call in message.tool_calls:
                     characters += len(call.function.name) + len(call.function.arguments)
             if choice.index == 0:
-                finish_reason = word(choice.finish_reason) or finish_reason
+                why = choice.finish_reason
+                finish_reason = why if why in _FINISH_REASONS else word(why) or finish_reason
         events = 1 if characters else 0
         return Reading(
             shape="openai-chat",
@@ -167,10 +168,11 @@ class PlainChat:
             model=word(answer.model),
             response_id=word(answer.id),
             finish_reason=finish_reason,
-            service_tier=word(answer.service_tier),
+            service_tier=None if answer.service_tier is None else word(answer.service_tier),
             text_characters=characters,
             text_events=events,
         )
 
 
+_FINISH_REASONS: Final = frozenset(("stop", "length", "tool_calls", "content_filter"))
 _FINAL: Final = Counters.FINAL  # an enumeration is slow to look up
