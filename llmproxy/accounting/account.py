@@ -235,14 +235,14 @@ class Account(msgspec.Struct, gc=False):
     def ended(self, whole: bool) -> None:
         """The body is over. ``whole``: it came to its proper end."""
         self._take_copy()
-        self.copy = None
         gathered = self.gathered
         if gathered is not None:
             if whole:
-                self.gathered = None
+                self.gathered = self.copy = None
                 self.read_whole(gathered[0] if len(gathered) == 1 else b"".join(gathered))
                 return
             self._new_reader()
+        self.copy = None
         reader, decoder = self.reader, self.decoder
         if reader is None:
             return

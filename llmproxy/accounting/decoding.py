@@ -21,8 +21,9 @@ RATIO_FREE_BYTES: Final = 4 * 1024 * 1024
 """Up to here any ratio will do: a short answer may well be one letter, many times."""
 CODINGS_MAX: Final = 3
 
-# Each empty member makes zlib copy what is left of the input, so the input is given in slices.
-_GZIP_SLICE_BYTES: Final = 16_384
+# The input is given in slices. Where it is corrupt, a decoder gives nothing of what it took in that call, and what came
+# before in the same slice is lost. Besides, each empty member of gzip makes zlib copy what is left of the input.
+_SLICE_BYTES: Final = 512
 # A block of zstd is at least four bytes and at most 128 KiB when decoded, and the binding has no limit for the output
 # of one call: this much input is at most 2 MiB.
 _ZSTD_SLICE_BYTES: Final = 64
@@ -111,8 +112,7 @@ def _gzip() -> _Coding:
 
     def decode(data: bytes) -> Iterator[bytes]:
         nonlocal member, between, begun, over
-        for at in range(0, len(data), _GZIP_SLICE_BYTES):
-            left = data[at : at + _GZIP_SLICE_BYTES]
+        for left in _sliced(data):
             while left and not over:
                 if member.eof:
                     left = between + left
@@ -145,8 +145,9 @@ def _deflate() -> _Coding:
             # RFC 1950 2.2: method 8, a window of at most 32 KiB, and the two bytes are a multiple of 31.
             wrapped = data[0] & 0x0F == 8 and data[0] >> 4 <= 7 and int.from_bytes(data[:2], "big") % 31 == 0
             stream = zlib.decompressobj(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
-        if not stream.eof:
-            yield from _inflated(stream, data)
+        for part in _sliced(data):
+            if not stream.eof:
+                yield from _inflated(stream, part)
 
     return decode
 
@@ -182,16 +183,17 @@ def _brotli() -> _Coding:
     error: type[Exception] = brotli.error
 
     def decode(data: bytes) -> Iterator[bytes]:
-        while not stream.is_finished():
-            try:
-                piece: bytes = stream.process(data, output_buffer_limit=_BROTLI_STEP_BYTES)
-            except error:
-                raise CannotDecode("corrupt") from None
-            data = b""
-            yield from _split(piece)
-            # It says that it can accept more as soon as the input is taken, even if there is output left.
-            if not piece and stream.can_accept_more_data():
-                return
+        for part in _sliced(data):
+            while not stream.is_finished():
+                try:
+                    piece: bytes = stream.process(part, output_buffer_limit=_BROTLI_STEP_BYTES)
+                except error:
+                    raise CannotDecode("corrupt") from None
+                part = b""
+                yield from _split(piece)
+                # It says that it can accept more as soon as the input is taken, even if there is output left.
+                if not piece and stream.can_accept_more_data():
+                    break
 
     return decode
 
@@ -214,6 +216,12 @@ def _zstd() -> _Coding:
             yield from _split(piece)
 
     return decode
+
+
+def _sliced(data: bytes) -> Iterable[bytes]:
+    if len(data) <= _SLICE_BYTES:
+        return (data,)
+    return (data[at : at + _SLICE_BYTES] for at in range(0, len(data), _SLICE_BYTES))
 
 
 def _split(piece: bytes) -> Iterable[bytes]:

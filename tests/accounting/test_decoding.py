@@ -196,6 +196,22 @@ class HostileTests(SynchronousTestCase):
         coded[-8] ^= 1
         self.assertEqual(failure("gzip", (bytes(coded[:-8]), bytes(coded[-8:]))), ("corrupt", len(TEXT)))
 
+    def test_what_came_with_the_damage(self) -> None:
+        """What was good before it is not lost, however much of it comes in one piece with it."""
+        text = os.urandom(8_000).hex().encode()  # some 9,000 bytes when compressed
+        for coding in ("gzip", "deflate", " deflate "):
+            body = bytearray(CODED[coding](text))
+            middle = len(body) // 2
+            body[middle : middle + 64] = b"\xff" * 64
+            decoder, out = made(coding), b""
+            try:
+                for piece in decoder.decode(bytes(body)):
+                    out += piece
+            except CannotDecode as error:
+                self.assertEqual(error.reason, "corrupt")
+            good = next((at for at, both in enumerate(zip(out, text, strict=False)) if both[0] != both[1]), len(out))
+            self.assertGreater(good, len(text) * 0.4, coding)
+
     def test_a_window_that_http_forbids(self) -> None:
         """A zstd frame that asks for more than 8 MiB of memory is refused (RFC 9659)."""
         parameters = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
