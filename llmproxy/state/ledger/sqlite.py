@@ -27,7 +27,8 @@ _BUSY_S: Final = 0.25
 
 _BROKEN: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 _ROWS_A_STATEMENT: Final = 100
-"""The interpreter's lock is given away once a statement, and it takes a while to get it back from a busy reactor."""
+"""The interpreter's lock is given away once a statement, and it takes a while to get it back from a busy reactor. (A
+statement has 32,766 places at most, sqlite.org/limits.html.)"""
 
 _REMOVED_ROWS_A_STEP: Final = 1000
 _FREED_PAGES_A_STEP: Final = 256
@@ -62,11 +63,15 @@ class SqliteLedger:
         """Keep rows and count them for their days, in one transaction."""
         connection = self._opened()
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            # One statement is a transaction of its own. Without one this is to say whether there could be one.
+            begins = not 0 < len(rows) <= _ROWS_A_STATEMENT
+            if begins:
+                connection.execute("BEGIN IMMEDIATE")
             for start in range(0, len(rows), _ROWS_A_STATEMENT):
                 some = rows[start : start + _ROWS_A_STATEMENT]
                 connection.execute(insert(len(some)), tuple(chain.from_iterable(map(_values, some))))
-            connection.execute("COMMIT")
+            if begins:
+                connection.execute("COMMIT")
         except BaseException as error:
             self._undo(error)
             raise
