@@ -1,0 +1,1 @@
+"""Tests of rate limits: who may pass, and when."""
