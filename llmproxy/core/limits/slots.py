@@ -99,10 +99,13 @@ class Slots:
         queue = self._waiting.get(waiting.identity)
         if queue is None or waiting not in queue:
             return False
+        was_first = queue[0] is waiting
         queue.remove(waiting)
         self.waiting -= 1
         if not queue:
             del self._waiting[waiting.identity]
+        elif was_first:
+            self._let_in()  # it may have kept one behind it that wants less: of another model, say
         return True
 
     def left(self, scopes: tuple[Scope, ...]) -> None:

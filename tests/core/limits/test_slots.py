@@ -270,6 +270,22 @@ class QueueTests(SynchronousTestCase):
         self.ends()
         self.assertEqual((self.turns, self.slots.waiting), (["bob", "alice"], 0))
 
+    def test_who_gives_up_does_not_hold_up_who_is_behind(self) -> None:
+        """Alice's oldest request waits for a model that is taken; when it gives up, her next one finds room at once."""
+        slots = Slots(at_most(**{MODEL: 1}), 10)
+        first = slots.enter(of("alice", "gpt-4"))
+        assert isinstance(first, Slot)
+        other = slots.enter(of("bob", "gpt-5"))
+        assert isinstance(other, Slot)
+        let_in: list[Slot] = []
+        oldest = slots.wait(of("alice", "gpt-4"), let_in.append)
+        slots.wait(of("alice", "gpt-5"), let_in.append)
+        assert oldest is not None
+        other.leave()
+        self.assertEqual(let_in, [])
+        self.assertTrue(oldest.give_up())
+        self.assertEqual((len(let_in), slots.waiting), (1, 0))
+
     @settings(max_examples=150, deadline=None)
     @given(
         st.tuples(*[st.sampled_from((0, 1, 2, 3))] * 3),
